@@ -1,0 +1,1 @@
+"""Brim's web side: Flask under gunicorn. It never imports JAX; see README.md."""

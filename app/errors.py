@@ -1,0 +1,73 @@
+"""The one table: what went wrong -> what the client is told.
+
+May touch: flask. Bodies are `{"error": "..."}`; a stack trace goes to the log, never to a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from flask import Flask, Response, g, jsonify
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from engine import errors
+
+log = logging.getLogger("brim.app")
+
+
+class TooManyWaiting(errors.Refused):
+    """As many requests wait in this process as it has threads to spare for waiting."""
+
+
+STATUS: Final[Mapping[type[errors.BrimError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownModel: 404,
+    errors.NonFiniteOutput: 422,  # this request's own rows; the same again ends the same
+    errors.QueueFull: 429,
+    TooManyWaiting: 429,
+    errors.Cancelled: 499,  # nobody is there to read it; the log and the metrics are
+    errors.ExecutionFailed: 500,
+    errors.NotReady: 503,
+    errors.ShuttingDown: 503,
+    errors.ModelFailed: 503,
+    errors.DeadlineExceeded: 504,
+}
+"""Every error that a request can end with. A test holds it complete."""
+
+
+def response_of(error: errors.BrimError) -> Response:
+    """What the client is told of an engine error."""
+    response = jsonify(error=str(error))
+    response.status_code = STATUS[type(error)]
+    if isinstance(error, errors.Refused):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return response
+
+
+def _http_response(error: HTTPException) -> Response:
+    """Flask's own errors (404, 405, 413, ...), as JSON, with the headers they need."""
+    response = jsonify(error=error.description or error.name)
+    response.status_code = error.code or 500
+    for name, value in error.get_headers():
+        if name.lower() not in {"content-type", "content-length"}:
+            response.headers[name] = value
+    return response
+
+
+def _bug_response(error: Exception) -> Response:
+    """What nobody foresaw. The request id leads from the answer to the trace in the log."""
+    original = getattr(error, "original_exception", None) or error
+    log.error("request %s failed unexpectedly", g.get("request_id"), exc_info=original)
+    response = jsonify(error=f"internal error; the log has request {g.get('request_id')}")
+    response.status_code = 500
+    return response
+
+
+def register(app: Flask) -> None:
+    """Make the app answer every error from this table."""
+    app.register_error_handler(errors.BrimError, response_of)
+    app.register_error_handler(HTTPException, _http_response)
+    app.register_error_handler(InternalServerError, _bug_response)

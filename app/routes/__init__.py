@@ -1,0 +1,1 @@
+"""The views: decode, submit, wait, encode, and nothing else. One blueprint a file."""

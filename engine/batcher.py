@@ -1,0 +1,290 @@
+"""The threads: queue -> device -> tickets. No decision of their own.
+
+May touch: threading, a clock. The policy decides (`batching.py`), these carry out.
+
+A request's way from here: `submit` puts its ticket into the queue; the *batcher* thread asks the
+policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
+the outputs and settles the tickets. So batch N+1 is gathered while batch N computes.
+
+`_lock` guards the queue and the set of batches in flight, and nothing else: gathering, running,
+observing and settling happen with it released.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.batching import BatchQueue, Expire, Launch, Stop, Wait
+from engine.buckets import Bucket
+from engine.errors import (
+    BrimError,
+    DeadlineExceeded,
+    ExecutionFailed,
+    ModelFailed,
+    NonFiniteOutput,
+    QueueFull,
+    ShuttingDown,
+)
+from engine.model import Model
+from engine.observer import BatchReport, Observer
+from engine.padding import gather, scatter
+from engine.runnable import Runnable, Running
+from engine.spec import Array, TensorSpec
+from engine.ticket import Ticket
+
+log = logging.getLogger("brim.engine")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """One launch on its way. `running` is None when it could not even start: then `failure`."""
+
+    launch: Launch[Ticket]
+    running: Running | None
+    failure: Exception | None
+    started_at: float
+    gather_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is on its way at one moment. `oldest_batch_s` is the age of the oldest in flight."""
+
+    queued_rows: int
+    queued_requests: int
+    in_flight: int
+    oldest_batch_s: float
+
+
+class Batcher:
+    """Owns the queue and the two threads of one model."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        queue_: BatchQueue[Ticket],
+        runnables: Mapping[Bucket, Runnable],
+        observer: Observer,
+        clock: Callable[[], float],
+        died: Callable[[str], None],
+    ) -> None:
+        """`died(reason)` hears when a thread ended by a bug of ours rather than by `close`."""
+        self._name = name
+        self._model = model
+        self._runnables = runnables
+        self._observer = observer
+        self._clock = clock
+        self._died = died
+        self._lock = threading.Condition()
+        self._queue = queue_
+        self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
+        self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._dead: str | None = None
+        self._threads = (
+            threading.Thread(target=self._guarded, args=(self._batch_loop,), daemon=True),
+            threading.Thread(target=self._guarded, args=(self._complete_loop,), daemon=True),
+        )
+        for thread, role in zip(self._threads, ("batcher", "completer"), strict=True):
+            thread.name = f"brim-{role}-{name}"
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a ticket, or refuse it: `QueueFull`, `ShuttingDown`, `ModelFailed`."""
+        ticket.on_withdraw(self._withdraw)
+        with self._lock:
+            refusal = self._refusal(ticket.rows)
+            if refusal is None:
+                self._queue.offer(ticket)
+                self._lock.notify()
+        if refusal is not None:
+            raise refusal
+
+    def load(self) -> Load:
+        """What is on its way now."""
+        with self._lock:
+            now = self._clock()
+            return Load(
+                self._queue.queued_rows,
+                self._queue.queued_requests,
+                len(self._in_flight),
+                now - min((started for _, started in self._in_flight.values()), default=now),
+            )
+
+    def drain(self) -> None:
+        """Refuse what comes, run what waits without waiting for company. Returns at once."""
+        with self._lock:
+            self._queue.close()
+            self._lock.notify()
+
+    def close(self, timeout_s: float) -> None:
+        """Drain and join. What has no answer after `timeout_s` gets `ShuttingDown`. Idempotent."""
+        self.drain()
+        give_up_at = self._clock() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, give_up_at - self._clock()))
+        self._abandon(lambda: ShuttingDown("the server stopped before the answer", 1.0))
+
+    # --- under the lock --------------------------------------------------------------------------
+
+    def _refusal(self, rows: int) -> BrimError | None:
+        if self._dead is not None:
+            return ModelFailed(f"model {self._name!r} has failed: {self._dead}")
+        if self._queue.closed:
+            return ShuttingDown("the server is shutting down", 1.0)
+        if not self._queue.has_room(rows):
+            waiting = self._queue.queued_rows
+            return QueueFull(
+                f"{rows} rows do not fit: {waiting} wait already", self._queue.drain_seconds()
+            )
+        return None
+
+    def _next(self) -> Launch[Ticket] | Expire[Ticket] | Stop:
+        """Wait, without polling, until the policy wants something."""
+        with self._lock:
+            while isinstance(decision := self._queue.poll(self._clock()), Wait):
+                until = decision.until
+                self._lock.wait(None if until is None else max(0.0, until - self._clock()))
+            if isinstance(decision, Launch):
+                self._in_flight[id(decision)] = decision, self._clock()
+            return decision
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._queue.discard(ticket)
+            self._lock.notify()
+
+    def _landed(self, batch: Batch) -> None:
+        with self._lock:
+            if self._in_flight.pop(id(batch.launch), None) is not None:
+                self._queue.landed()
+                self._lock.notify()
+
+    # --- the two threads -------------------------------------------------------------------------
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        """Run a thread's loop. If a bug ends it, everybody who waits hears of it."""
+        try:
+            loop()
+        except BaseException as error:
+            reason = f"{threading.current_thread().name} died: {error!r}"
+            log.exception("%s", reason)
+            with self._lock:
+                self._dead = reason
+                self._queue.close()
+            self._abandon(lambda: ModelFailed(f"model {self._name!r} has failed: {reason}"))
+            self._died(reason)
+        finally:
+            if loop == self._batch_loop:
+                self._to_complete.put(None)
+
+    def _abandon(self, error: Callable[[], BrimError]) -> None:
+        """Settle everybody who is left, each with an error of its own."""
+        with self._lock:
+            left = list(self._queue.clear())
+            for launch, _ in self._in_flight.values():
+                left += [piece.request for piece in launch.pieces]
+                self._queue.landed()
+            self._in_flight.clear()
+            self._lock.notify()
+        for ticket in left:
+            ticket.fail(error())
+
+    def _batch_loop(self) -> None:
+        while not isinstance(decision := self._next(), Stop):
+            if isinstance(decision, Expire):
+                for ticket in decision.requests:
+                    waited = ticket.deadline - ticket.enqueued_at
+                    ticket.fail(DeadlineExceeded(f"no answer within {waited:.3g} s"))
+            else:
+                self._to_complete.put(self._start(decision))
+
+    def _start(self, launch: Launch[Ticket]) -> Batch:
+        """Gather and launch. What goes wrong here is the batch's failure, not the thread's."""
+        gathering_at = self._clock()
+        running, failure = None, None
+        try:
+            staged = gather(launch.bucket, self._model.device_inputs, launch.pieces)
+            gathered_at = self._clock()
+            running = self._runnables[launch.bucket].launch(staged)
+        except Exception as error:
+            gathered_at, failure = self._clock(), error
+        for piece in launch.pieces:
+            if piece.request.launched_at is None:
+                piece.request.launched_at = gathered_at
+        return Batch(launch, running, failure, gathered_at, gathered_at - gathering_at)
+
+    def _complete_loop(self) -> None:
+        while (batch := self._to_complete.get()) is not None:
+            self._complete(batch)
+
+    def _complete(self, batch: Batch) -> None:
+        """Wait for one batch and answer its tickets."""
+        launch, failure = batch.launch, batch.failure
+        parts: list[dict[str, Array]] = []
+        if batch.running is not None:
+            try:
+                outputs = batch.running.result()
+                specs = self._model.device_outputs
+                parts = list(scatter(launch.bucket, specs, outputs, launch.pieces))
+            except Exception as error:
+                failure = error
+        finished_at = self._clock()
+        # before the tickets: whoever is answered may look at the load and must find it settled
+        self._landed(batch)
+        if failure is None:
+            self._answer(launch, parts)
+        else:
+            log.error("a batch of model %s failed", self._name, exc_info=failure)
+            for piece in launch.pieces:
+                self._fail(piece.request, _because(failure))
+        report = BatchReport(
+            bucket=launch.bucket,
+            rows=launch.rows,
+            reason=launch.reason,
+            gather_s=batch.gather_s,
+            execute_s=finished_at - batch.started_at,
+            failed=failure is not None,
+        )
+        self._observer.batch_done(self._name, report)
+
+    def _answer(self, launch: Launch[Ticket], parts: Sequence[dict[str, Array]]) -> None:
+        for piece, outputs in zip(launch.pieces, parts, strict=True):
+            bad = _nonfinite(self._model.device_outputs, outputs)
+            if bad is None:
+                piece.request.deliver(piece.start, outputs)
+            else:
+                problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
+                self._fail(piece.request, NonFiniteOutput(problem))
+
+    def _fail(self, ticket: Ticket, error: ExecutionFailed) -> None:
+        """Settle a ticket; if it was split, its other rows need not run any more."""
+        ticket.fail(error)
+        self._withdraw(ticket)
+
+
+def _because(failure: Exception) -> ExecutionFailed:
+    error = ExecutionFailed(f"the device failed this batch: {failure}")
+    error.__cause__ = failure
+    return error
+
+
+def _nonfinite(specs: Sequence[TensorSpec], outputs: dict[str, Array]) -> str | None:
+    """The first output that must be finite and is not."""
+    for spec in specs:
+        if spec.nonfinite or spec.dtype.kind in "biu":
+            continue
+        if not np.isfinite(outputs[spec.name]).all():
+            return spec.name
+    return None

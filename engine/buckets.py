@@ -1,0 +1,68 @@
+"""Which shapes exist, and which of them fits. Integers only.
+
+May touch: nothing.
+
+A *bucket* is a fixed shape that an executable was compiled for: rows x length, where `length` is
+None for a model without a dynamic axis.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One compiled shape."""
+
+    rows: int
+    length: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rows}" if self.length is None else f"{self.rows}x{self.length}"
+
+
+@dataclass(frozen=True, slots=True)
+class BucketGrid:
+    """Every bucket of one model: the product of `rows` and `lengths`, both strictly increasing.
+
+    `lengths` is empty for a model without a dynamic axis. The configuration has checked the order
+    already; what is violated here is a bug.
+    """
+
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for axis in (self.rows, self.lengths):
+            if list(axis) != sorted(set(axis)) or any(size < 1 for size in axis):
+                raise AssertionError(f"bucket sizes {axis} are not increasing; this is a bug")
+        if not self.rows:
+            raise AssertionError("a grid without rows; this is a bug")
+
+    @property
+    def lanes(self) -> tuple[int | None, ...]:
+        """The lengths that rows are sorted into: `(None,)` without a dynamic axis."""
+        return self.lengths or (None,)
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """All of them, smallest first."""
+        return tuple(Bucket(rows, length) for length in self.lanes for rows in self.rows)
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest row that fits, or None without a dynamic axis."""
+        return self.lengths[-1] if self.lengths else None
+
+    def fit_length(self, length: int | None) -> int | None:
+        """The shortest bucket length that holds `length`.
+
+        Validation has refused what is too long before anybody asks.
+        """
+        if length is None:
+            return None
+        if length > self.lengths[-1]:
+            raise AssertionError(f"length {length} fits no bucket; this is a bug")
+        return self.lengths[bisect_left(self.lengths, length)]

@@ -1,0 +1,113 @@
+"""What the operator decides about one model, frozen and checked before any thread or device exists.
+
+May touch: nothing. Times are seconds here; the file that people edit says `max_wait_ms`
+(`app/settings.py` converts).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.buckets import BucketGrid
+from engine.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from: a `family` with its `path`, or a `factory` of the user's own.
+
+    `path` is a file or directory, or `package:NAME/DIR` for data that an installed package carries.
+    `sha256` pins the weights file. `options` go to the factory as keyword arguments.
+    """
+
+    family: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    factory: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.family is None) == (self.factory is None):
+            got = {"family": self.family, "factory": self.factory}
+            raise ConfigError("family", got, "exactly one of family and factory")
+        if self.family is not None and not self.path:
+            raise ConfigError("path", self.path, f"where the weights of family {self.family!r} are")
+        if self.factory is not None and self.path is not None:
+            raise ConfigError("path", self.path, "no path beside a factory; put it into options")
+        if self.factory is not None and self.sha256 is not None:
+            raise ConfigError("sha256", self.sha256, "no sha256 beside a factory")
+        if self.sha256 is not None and not _is_sha256(self.sha256):
+            raise ConfigError("sha256", self.sha256, "64 hexadecimal digits in lower case")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model as it is to be served.
+
+    rows, lengths    bucket sizes, strictly increasing; `lengths` only with a dynamic axis
+    max_wait_s       the longest that the oldest row waits for company while the device is busy
+    hold             let an idle device wait too, instead of taking what is there
+    max_queue_rows   rows that may wait; one more is refused
+    timeout_s        from arrival to answer, queueing included; an upper bound for every request
+    slo_s            the p99 that the operator promises; alerts compare with it
+    in_flight        batches on their way at once: one computes while the next is gathered
+    tolerance        how far `a` may be from the row alone, `b`: |a - b| <= tolerance * max(1, |b|)
+    compile_threads  buckets compiled at once
+    required         is the server ready only when this model is?
+    base             the directory that relative paths start from
+    """
+
+    name: str
+    source: Source
+    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    lengths: tuple[int, ...] = ()
+    max_wait_s: float = 0.002
+    hold: bool = False
+    max_queue_rows: int = 1024
+    timeout_s: float = 30.0
+    slo_s: float = 0.5
+    in_flight: int = 2
+    tolerance: float = 1e-4
+    compile_threads: int = 2
+    required: bool = True
+    base: Path = field(default_factory=Path)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[A-Za-z0-9._-]+", self.name):
+            raise ConfigError("name", self.name, "letters, digits, dots, dashes and underscores")
+        if not self.rows:
+            raise ConfigError("rows", list(self.rows), "at least one bucket size")
+        for key, axis in (("rows", self.rows), ("lengths", self.lengths)):
+            if list(axis) != sorted(set(axis)) or any(size < 1 for size in axis):
+                raise ConfigError(key, list(axis), "whole numbers from 1 up, strictly increasing")
+        for key, value, low in (
+            ("max_queue_rows", self.max_queue_rows, 1),
+            ("in_flight", self.in_flight, 1),
+            ("compile_threads", self.compile_threads, 1),
+        ):
+            if value < low:
+                raise ConfigError(key, value, f"a whole number from {low} up")
+        self._check_times()
+
+    def _check_times(self) -> None:
+        if not 0 <= self.max_wait_s < math.inf:
+            raise ConfigError("max_wait_ms", self.max_wait_s * 1e3, "0 or more milliseconds")
+        for key, seconds in (("timeout_ms", self.timeout_s), ("slo_ms", self.slo_s)):
+            if not 0 < seconds < math.inf:
+                raise ConfigError(key, seconds * 1e3, "more than 0 milliseconds")
+        if not 0 <= self.tolerance < math.inf:
+            raise ConfigError("tolerance", self.tolerance, "0 or more")
+
+    @property
+    def grid(self) -> BucketGrid:
+        """The buckets to compile."""
+        return BucketGrid(self.rows, self.lengths)
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", text) is not None

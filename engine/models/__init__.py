@@ -1,0 +1,63 @@
+"""Families of models that can be served, and the way from a config to a `Model`.
+
+May touch: the file system; a family's own module imports JAX, this one does not.
+
+Every family has two functions. `check` looks at the files only and says how large the weights are:
+it runs in `brim check` and before a server starts, where no device may be touched. `load` builds
+the model. To add one: `CONTRIBUTING.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+from engine.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What can be known of a model without a device. `weights_bytes` is None for a factory."""
+
+    weights_bytes: int | None
+    description: str
+
+
+class Family(Protocol):
+    """A module in this package."""
+
+    check: Callable[[ModelConfig], Checked]
+    load: Callable[[ModelConfig], Model]
+
+
+FAMILIES: Final[Mapping[str, str]] = {
+    "bert-embedding": "engine.models.bert_embedding",
+    "digits": "engine.models.digits",
+}
+"""Name in a config -> module."""
+
+
+def family(config: ModelConfig) -> Family:
+    """The module that makes this model. Raises `ConfigError` for a family that does not exist."""
+    if config.source.factory is not None:
+        return cast("Family", import_module("engine.models.factory"))
+    try:
+        module = FAMILIES[str(config.source.family)]
+    except KeyError:
+        known = "one of " + ", ".join(FAMILIES)
+        raise ConfigError("family", config.source.family, known) from None
+    return cast("Family", import_module(module))
+
+
+def check(config: ModelConfig) -> Checked:
+    """Look at a model's files. Raises `ConfigError`; touches no device."""
+    return family(config).check(config)
+
+
+def load(config: ModelConfig) -> Model:
+    """Build a model. Raises `ConfigError` or `LoadError`."""
+    return family(config).load(config)

@@ -1,0 +1,96 @@
+"""The family `bert-embedding`: a Hugging Face directory of a BERT-type sentence encoder.
+
+May touch: the file system; tokenizers and JAX through `tokenize.py` and `bert.py`, when it loads.
+
+The directory holds config.json, model.safetensors and tokenizer.json, and beside them, as the
+sentence-transformers library writes them, modules.json, sentence_bert_config.json and the pooling's
+config.json. Input `text` BYTES [rows], output `embedding` FP32 [rows, hidden].
+
+A sentence beyond the limit is cut as the reference does: special tokens stay, the tail goes. The
+limit is the model's `max_seq_length`, or the longest bucket if that is shorter. The response then
+says `truncated_rows` ("0,3") and `token_limit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.config import ModelConfig
+from engine.errors import ConfigError
+from engine.model import Model
+from engine.models import Checked, weights
+from engine.models.bert_directory import read_directory
+from engine.models.bert_names import rename
+from engine.spec import LENGTH, Arrays, TensorSpec
+
+if TYPE_CHECKING:
+    import jax
+
+WIRE_INPUTS = (TensorSpec("text", "BYTES"),)
+DEVICE_INPUTS = (
+    TensorSpec("ids", "INT32", (LENGTH,)),
+    TensorSpec("mask", "INT32", (LENGTH,)),
+)
+
+
+def check(config: ModelConfig) -> Checked:
+    """Read the directory's JSON and the weights' header and checksum."""
+    directory = read_directory(config)
+    weights_bytes = weights.check_file(config, directory.weights)
+    if not config.lengths:
+        raise ConfigError("lengths", [], "bucket lengths in tokens, like [32, 128]")
+    if config.lengths[-1] > directory.max_length:
+        raise ConfigError("lengths", list(config.lengths), f"at most {directory.max_length} tokens")
+    shape = directory.shape
+    return Checked(
+        weights_bytes,
+        f"BERT, {shape.layers} layers of {shape.hidden}, {directory.pooling} pooling, "
+        f"{directory.max_length} tokens",
+    )
+
+
+def load(config: ModelConfig) -> Model:
+    """Build the encoder. The weights stay float32, and products are computed in float32 on every
+    device (a GPU would use TF32 by itself, which is 1e-3 away from the reference).
+    """
+    import jax
+    from flax import nnx
+
+    from engine.models.bert import SentenceEncoder
+    from engine.models.tokenize import Tokenize
+
+    check(config)
+    directory = read_directory(config)
+    graphdef, params = weights.fill(
+        lambda rngs: SentenceEncoder(directory.shape, directory.pooling, directory.normalize, rngs),
+        rename(weights.read(directory.weights), directory.shape.layers),
+    )
+
+    def apply(params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        with jax.default_matmul_precision("float32"):
+            encoder = nnx.merge(graphdef, params)
+            return {"embedding": encoder(inputs["ids"], inputs["mask"])}
+
+    limit = min(directory.max_length, config.lengths[-1])
+    vocabulary = directory.shape.vocabulary
+
+    def golden(rng: np.random.Generator, length: int | None) -> Arrays:
+        return {
+            "ids": rng.integers(0, vocabulary, length, dtype=np.int32),
+            "mask": np.ones(length or 0, np.int32),
+        }
+
+    return Model(
+        apply=apply,
+        params=params,
+        inputs=WIRE_INPUTS,
+        outputs=(TensorSpec("embedding", "FP32", (directory.shape.hidden,)),),
+        preprocess=Tokenize(directory.tokenizer, limit),
+        device_inputs=DEVICE_INPUTS,
+        golden=golden,
+        example={"text": ["full to the brim"]},
+        max_length=directory.max_length,
+    )

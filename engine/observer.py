@@ -1,0 +1,106 @@
+"""What the engine tells whoever wants to know: hooks with empty bodies.
+
+May touch: nothing. Called from the engine's threads, never under a lock, with frozen values. An
+observer cannot hurt the engine: what it raises is logged and forgotten (`Observers`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.batching import Reason
+from engine.buckets import Bucket
+from engine.errors import BrimError
+from engine.state import ModelState
+
+log = logging.getLogger("brim.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that has come back. Seconds; `rows` are the real ones."""
+
+    bucket: Bucket
+    rows: int
+    reason: Reason
+    gather_s: float
+    execute_s: float
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TicketReport:
+    """One request that has its outcome. `queue_s` is None when it never reached the device."""
+
+    rows: int
+    queue_s: float | None
+    latency_s: float
+    error: BrimError | None
+
+
+class Observer:
+    """Override what you want to hear about."""
+
+    def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
+        """The model's life went on; `reason` says why it failed."""
+
+    def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
+        """A bucket has an executable."""
+
+    def proved(self, model: str, bucket: Bucket, seconds: float) -> None:
+        """A bucket agreed with the one-row bucket; `seconds` is its cost."""
+
+    def compiled_after_ready(self) -> None:
+        """Something compiled outside of start-up. It must never happen."""
+
+    def queued(self, model: str, rows: int) -> None:
+        """A request was accepted."""
+
+    def refused(self, model: str, rows: int, error: BrimError) -> None:
+        """A request was turned away at the door."""
+
+    def batch_done(self, model: str, report: BatchReport) -> None:
+        """A batch has come back, well or badly."""
+
+    def ticket_done(self, model: str, report: TicketReport) -> None:
+        """A request has its outcome."""
+
+
+class Observers(Observer):
+    """Tells several observers, whatever one of them does."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            try:
+                call(observer)
+            except Exception:
+                log.exception("an observer failed: %r", observer)
+
+    def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
+        self._tell(lambda o: o.state_changed(model, state, reason))
+
+    def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
+        self._tell(lambda o: o.compiled(model, bucket, seconds))
+
+    def proved(self, model: str, bucket: Bucket, seconds: float) -> None:
+        self._tell(lambda o: o.proved(model, bucket, seconds))
+
+    def compiled_after_ready(self) -> None:
+        self._tell(lambda o: o.compiled_after_ready())
+
+    def queued(self, model: str, rows: int) -> None:
+        self._tell(lambda o: o.queued(model, rows))
+
+    def refused(self, model: str, rows: int, error: BrimError) -> None:
+        self._tell(lambda o: o.refused(model, rows, error))
+
+    def batch_done(self, model: str, report: BatchReport) -> None:
+        self._tell(lambda o: o.batch_done(model, report))
+
+    def ticket_done(self, model: str, report: TicketReport) -> None:
+        self._tell(lambda o: o.ticket_done(model, report))

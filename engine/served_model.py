@@ -1,0 +1,366 @@
+"""One model's whole life: load, compile, prove, serve, drain, close.
+
+May touch: threading, a clock. JAX arrives through `Compiler`, which a test replaces.
+
+`_lock` guards the state, its reason, and the counts. The start-up runs on the engine's thread
+(`bring_up`); every other method may be called from any thread at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol
+
+from engine.batcher import Batcher, Load
+from engine.batching import BatchQueue, Policy
+from engine.buckets import Bucket
+from engine.config import ModelConfig
+from engine.costs import CostTable
+from engine.errors import (
+    BrimError,
+    Cancelled,
+    DeadlineExceeded,
+    ExecutionFailed,
+    ModelFailed,
+    NotReady,
+    Refused,
+    ShuttingDown,
+)
+from engine.model import Model, Prepared
+from engine.observer import BatchReport, Observer, Observers, TicketReport
+from engine.runnable import Runnable
+from engine.spec import Arrays, validate
+from engine.state import ModelState
+from engine.stats import Counts, MemoryUse, ModelStats, Progress
+from engine.ticket import Ticket
+from engine.warmup import Proof
+
+log = logging.getLogger("brim.engine")
+
+STALL_S, STALL_TIMES_COST = 10.0, 20.0
+"""A batch that is this many seconds late, beyond this many times the dearest bucket, is stuck."""
+
+
+class BucketCompiler(Protocol):
+    """Makes executables of one model; `executable.Compiler` is the real one."""
+
+    @property
+    def weights_bytes(self) -> int: ...
+    def compile(self, bucket: Bucket) -> Runnable: ...
+
+
+class Stopped(Exception):
+    """Start-up was interrupted by `close`."""
+
+
+class ServedModel(Observer):
+    """A configured model and everything that is running for it.
+
+    It observes its own batcher, so that counting happens in one place.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        load: Callable[[ModelConfig], Model],
+        compiler: Callable[[Model], BucketCompiler],
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self._load = load
+        self._compiler = compiler
+        self._observer = Observers([self, observer])
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._state = ModelState.LOADING
+        self._reason: str | None = None
+        self._counts: Counter[str] = Counter()
+        self._compiled = self._proved = 0
+        self._started_at: float | None = None
+        self._settled_at: float | None = None
+        self._model: Model | None = None
+        self._costs: CostTable | None = None
+        self._memory: MemoryUse | None = None
+        self._batcher: Batcher | None = None
+
+    # --- start-up, on the engine's thread --------------------------------------------------------
+
+    def bring_up(self) -> None:
+        """Load, compile, prove. Ends READY, or FAILED with the reason; never raises."""
+        self._started_at = self._clock()
+        try:
+            model = self._load(self.config)
+            self._check_axes(model)
+            self._become(ModelState.COMPILING)
+            runnables = self._compile(model)
+            self._become(ModelState.WARMING)
+            proof = Proof(model, self.config.grid, runnables, self.config.tolerance, self._clock)
+            self._serve(model, runnables, proof.run(self._note_proved))
+        except Stopped:
+            log.info("model %s: start-up was interrupted", self.config.name)
+        except Exception as error:
+            log.exception("model %s failed to start", self.config.name)
+            self.fail(f"{type(error).__name__}: {error}")
+
+    def _check_axes(self, model: Model) -> None:
+        if model.dynamic and not self.config.lengths:
+            raise ValueError("the model has a dynamic axis; the config needs lengths = [...]")
+        if not model.dynamic and self.config.lengths:
+            raise ValueError("the model has no dynamic axis; the config must not give lengths")
+        longest = self.config.grid.max_length
+        if longest and model.max_length and longest > model.max_length:
+            raise ValueError(
+                f"lengths reach {longest}, but the model's own limit is {model.max_length}"
+            )
+
+    def _compile(self, model: Model) -> dict[Bucket, Runnable]:
+        """All buckets, several at once; XLA compiles without the GIL."""
+        compiler = self._compiler(model)
+        runnables: dict[Bucket, Runnable] = {}
+        with ThreadPoolExecutor(self.config.compile_threads, "brim-compile") as pool:
+            started = self._clock()
+            futures = {
+                pool.submit(compiler.compile, bucket): bucket for bucket in self.config.grid.buckets
+            }
+            try:
+                for future in as_completed(futures):
+                    bucket = futures[future]
+                    runnables[bucket] = future.result()
+                    self._compiled += 1
+                    self._observer.compiled(self.config.name, bucket, self._clock() - started)
+                    self._raise_if_stopped()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        self._memory = MemoryUse(
+            compiler.weights_bytes,
+            tuple((b.rows, b.length, runnables[b].memory) for b in self.config.grid.buckets),
+        )
+        return runnables
+
+    def _note_proved(self, bucket: Bucket, seconds: float) -> None:
+        self._proved += 1
+        self._observer.proved(self.config.name, bucket, seconds)
+        self._raise_if_stopped()
+
+    def _raise_if_stopped(self) -> None:
+        if self._state in (ModelState.DRAINING, ModelState.CLOSED):
+            raise Stopped
+
+    def _serve(self, model: Model, runnables: Mapping[Bucket, Runnable], costs: CostTable) -> None:
+        config = self.config
+        policy = Policy(config.max_wait_s, config.hold, config.max_queue_rows, config.in_flight)
+        waiting: BatchQueue[Ticket] = BatchQueue(policy, costs, config.grid.lanes)
+        self._model, self._costs = model, costs
+        self._batcher = Batcher(
+            config.name, model, waiting, runnables, self._observer, self._clock, self.fail
+        )
+        self._batcher.start()
+        if not self._become(ModelState.READY):
+            self._batcher.close(0.0)
+
+    # --- state -----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ModelState:
+        """Where its life stands."""
+        return self._state
+
+    def fail(self, reason: str) -> None:
+        """The model is done for: the state says so, and every later request is told why."""
+        self._become(ModelState.FAILED, reason)
+
+    def _become(self, state: ModelState, reason: str | None = None) -> bool:
+        with self._lock:
+            if not self._state.may_become(state):
+                return False
+            self._state = state
+            if reason is not None:
+                self._reason = reason
+            if state.settled and self._settled_at is None:
+                self._settled_at = self._clock()
+        self._observer.state_changed(self.config.name, state, reason)
+        return True
+
+    # --- serving ---------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The loaded model. Raises `NotReady`, `ModelFailed` or `ShuttingDown` when there is none
+        that serves.
+        """
+        if self._state is not ModelState.READY or self._model is None:
+            raise self._refusal()
+        return self._model
+
+    def submit(self, inputs: Arrays, timeout_s: float | None = None) -> Ticket:
+        """Check, preprocess and queue one request: wire tensors, rows first.
+
+        `timeout_s` can only shorten the model's own. Raises `InvalidRequest`, or one of the
+        refusals.
+        """
+        arrived_at = self._clock()
+        try:
+            model = self.model
+            wanted = self.config.timeout_s if timeout_s is None else timeout_s
+            deadline = arrived_at + min(wanted, self.config.timeout_s)
+            prepared = self._prepare(model, inputs)
+            extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
+            ticket = Ticket(
+                prepared.inputs,
+                extent,
+                lane=self.config.grid.fit_length(extent.length),
+                enqueued_at=arrived_at,
+                deadline=deadline,
+                clock=self._clock,
+                settled=self._ticket_settled,
+                parameters=prepared.parameters,
+            )
+            self._enqueue(ticket)
+        except (Refused, ModelFailed) as error:
+            rows = max((len(a) for a in inputs.values() if a.ndim), default=0)
+            self._observer.refused(self.config.name, rows, error)
+            raise
+        return ticket
+
+    def _prepare(self, model: Model, inputs: Arrays) -> Prepared:
+        if model.preprocess is None:
+            return Prepared(inputs)
+        validate(model.inputs, inputs)
+        try:
+            return model.preprocess(inputs)
+        except BrimError:
+            raise
+        except Exception as error:
+            raise ExecutionFailed(f"preprocess failed: {error}") from error
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        if self._batcher is None:
+            raise AssertionError("READY without a batcher; this is a bug")
+        self._batcher.submit(ticket)
+        self._observer.queued(self.config.name, ticket.rows)
+
+    def result(self, ticket: Ticket) -> Arrays:
+        """Wait for a ticket and postprocess: wire tensors, rows first, or the error, raised."""
+        outputs = ticket.result()
+        model = self._model
+        if model is None or model.postprocess is None:
+            return outputs
+        try:
+            return model.postprocess(outputs)
+        except Exception as error:
+            raise ExecutionFailed(f"postprocess failed: {error}") from error
+
+    def _refusal(self) -> BrimError:
+        name, state = self.config.name, self._state
+        if state is ModelState.FAILED:
+            return ModelFailed(f"model {name!r} has failed: {self._reason}")
+        if state in (ModelState.DRAINING, ModelState.CLOSED):
+            return ShuttingDown("the server is shutting down", 1.0)
+        progress = self._progress()
+        left = 1.0
+        if progress.expected_s is not None:
+            left = max(1.0, progress.expected_s - progress.elapsed_s)
+        return NotReady(
+            f"model {name!r} is {state.value}: {progress.buckets_done} of "
+            f"{progress.buckets_total} buckets are proven",
+            left,
+        )
+
+    # --- shutdown --------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Refuse what comes, finish what is there. Returns at once."""
+        self._become(ModelState.DRAINING)
+        if self._batcher is not None:
+            self._batcher.drain()
+
+    def close(self, timeout_s: float) -> None:
+        """Refuse, drain, answer, join. Idempotent."""
+        self.drain()
+        if self._batcher is not None:
+            self._batcher.close(timeout_s)
+        self._become(ModelState.CLOSED)
+
+    # --- what it says of itself ------------------------------------------------------------------
+
+    def stats(self) -> ModelStats:
+        """A frozen picture of this moment."""
+        with self._lock:
+            state, reason, counts = self._state, self._reason, Counter(self._counts)
+        load = self._batcher.load() if self._batcher else Load(0, 0, 0, 0.0)
+        return ModelStats(
+            name=self.config.name,
+            state=state,
+            reason=reason,
+            required=self.config.required,
+            progress=self._progress(),
+            queued_rows=load.queued_rows,
+            queued_requests=load.queued_requests,
+            in_flight=load.in_flight,
+            stalled_s=self._stalled(load.oldest_batch_s),
+            counts=Counts(**{key: counts[key] for key in Counts.__dataclass_fields__}),
+            cost_table=self._costs.lines() if self._costs else (),
+            memory=self._memory,
+        )
+
+    def _stalled(self, oldest_batch_s: float) -> float:
+        """For how long the device has owed an answer that is overdue beyond doubt."""
+        if self._costs is None:
+            return 0.0
+        dearest = max(line.seconds for line in self._costs.lines())
+        allowed = STALL_S + STALL_TIMES_COST * dearest
+        return oldest_batch_s if oldest_batch_s > allowed else 0.0
+
+    def _progress(self) -> Progress:
+        now = self._clock()
+        total = len(self.config.grid.buckets)
+        started, settled = self._started_at, self._settled_at
+        elapsed = 0.0 if started is None else (now if settled is None else settled) - started
+        # compiling and proving are half of the way each: true within a factor of two, and honest
+        # enough for a progress bar and a Retry-After
+        done = (self._compiled + self._proved) / (2 * total)
+        expected = elapsed / done if done and math.isfinite(elapsed) else None
+        return Progress(self._proved, total, elapsed, expected)
+
+    # --- counting: it observes itself ------------------------------------------------------------
+
+    def _ticket_settled(self, ticket: Ticket, error: BrimError | None) -> None:
+        finished = self._clock() if ticket.finished_at is None else ticket.finished_at
+        launched = ticket.launched_at
+        report = TicketReport(
+            rows=ticket.rows,
+            queue_s=None if launched is None else launched - ticket.enqueued_at,
+            latency_s=finished - ticket.enqueued_at,
+            error=error,
+        )
+        self._observer.ticket_done(self.config.name, report)
+
+    def queued(self, model: str, rows: int) -> None:
+        with self._lock:
+            self._counts["accepted"] += 1
+
+    def refused(self, model: str, rows: int, error: BrimError) -> None:
+        with self._lock:
+            self._counts["refused"] += 1
+
+    def ticket_done(self, model: str, report: TicketReport) -> None:
+        outcome = {
+            type(None): "succeeded",
+            Cancelled: "cancelled",
+            DeadlineExceeded: "expired",
+        }.get(type(report.error), "failed")
+        with self._lock:
+            self._counts[outcome] += 1
+
+    def batch_done(self, model: str, report: BatchReport) -> None:
+        with self._lock:
+            self._counts["batches"] += 1
+            self._counts["batches_failed"] += report.failed
+            self._counts["rows"] += report.rows
+            self._counts["padded_rows"] += report.bucket.rows - report.rows

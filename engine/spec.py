@@ -1,0 +1,181 @@
+"""Tensor names, datatypes and shapes, and whether one request's arrays fit them.
+
+May touch: numpy.
+
+The datatype names are those of the Open Inference Protocol. A spec describes one *row*; on the
+wire and in arrays the rows come first: `TensorSpec("image", "FP32", (8, 8))` is an array
+`[rows, 8, 8]`. At most one axis of a row is dynamic, written `LENGTH`; all dynamic tensors of a
+model share its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+
+from engine.errors import InvalidRequest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = Mapping[str, Array]
+
+LENGTH: Final = -1
+"""The dynamic axis in a spec's shape; also how the wire writes it."""
+
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BYTES": np.dtype(np.object_),
+}
+"""Datatype name -> numpy dtype. BYTES is an object array of `bytes`."""
+
+# JAX computes in 32 bits unless asked otherwise process-wide, and an executable refuses int64.
+_ON_DEVICE: Final[Mapping[str, str]] = {"INT64": "INT32", "UINT64": "UINT32", "FP64": "FP32"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named tensor of a model.
+
+    `shape` is that of one row, with `LENGTH` for the dynamic axis. `pad` fills padding.
+    `nonfinite` allows NaN and infinity in an output; otherwise they fail the request whose row
+    made them. INT64, UINT64 and FP64 are narrowed to 32 bits on the device.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = ()
+    pad: float = 0
+    nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.datatype not in DTYPES:
+            raise ValueError(f"{self.name}: datatype {self.datatype!r} is none of {list(DTYPES)}")
+        if self.shape.count(LENGTH) > 1 or any(n < 1 and n != LENGTH for n in self.shape):
+            raise ValueError(f"{self.name}: shape {self.shape} needs positive sizes, one LENGTH")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy dtype on the wire."""
+        return DTYPES[self.datatype]
+
+    @property
+    def device_dtype(self) -> np.dtype[Any]:
+        """The numpy dtype on the device."""
+        return DTYPES[_ON_DEVICE.get(self.datatype, self.datatype)]
+
+    @property
+    def length_axis(self) -> int | None:
+        """The index of the dynamic axis in an array that has rows first, or None."""
+        return self.shape.index(LENGTH) + 1 if LENGTH in self.shape else None
+
+    @property
+    def wire_shape(self) -> tuple[int, ...]:
+        """Rows first, -1 for what varies."""
+        return (-1, *self.shape)
+
+    def batch_shape(self, rows: int, length: int | None) -> tuple[int, ...]:
+        """The shape of this tensor in a bucket."""
+        return (rows, *(length if n == LENGTH and length is not None else n for n in self.shape))
+
+    def nbytes(self, rows: int, length: int | None) -> int:
+        """Bytes on the device in a bucket."""
+        return int(np.prod(self.batch_shape(rows, length))) * self.device_dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How large a request is: its rows, and their common length where one axis is dynamic."""
+
+    rows: int
+    length: int | None
+
+
+def validate(specs: Sequence[TensorSpec], arrays: Arrays, max_length: int | None = None) -> Extent:
+    """Check one request's arrays against the specs and say how large it is.
+
+    `max_length` bounds the dynamic axis. Raises `InvalidRequest` with the tensor's name, what came
+    and what was expected: a missing or surplus tensor, another dtype (nothing is cast silently),
+    another shape, rows or lengths that differ between tensors, a 64-bit integer that the device
+    could not hold.
+    """
+    expected = {spec.name for spec in specs}
+    for name in arrays:
+        if name not in expected:
+            raise InvalidRequest(name, f"unexpected tensor; expected {_names(expected)}")
+    extent: Extent | None = None
+    for spec in specs:
+        if spec.name not in arrays:
+            raise InvalidRequest(spec.name, f"tensor is missing; got {_names(set(arrays))}")
+        array = arrays[spec.name]
+        _check_shape(spec, array)
+        _check_dtype(spec, array)
+        extent = _merge(extent, spec, array, max_length)
+    if extent is None:
+        raise InvalidRequest("inputs", "no tensors; expected at least one")
+    return extent
+
+
+def _names(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _check_shape(spec: TensorSpec, array: Array) -> None:
+    fits = array.ndim == len(spec.shape) + 1 and all(
+        want in (LENGTH, got) for want, got in zip(spec.shape, array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise InvalidRequest(
+            spec.name, f"shape {list(array.shape)} does not fit, expected {list(spec.wire_shape)}"
+        )
+    if array.shape[0] < 1:
+        raise InvalidRequest(spec.name, "no rows; expected at least one")
+
+
+def _check_dtype(spec: TensorSpec, array: Array) -> None:
+    if array.dtype != spec.dtype:
+        raise InvalidRequest(spec.name, f"dtype {array.dtype} is not {spec.datatype}")
+    if spec.datatype in ("INT64", "UINT64") and array.size:
+        limits = np.iinfo(spec.device_dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            worst = low if low < limits.min else high
+            raise InvalidRequest(
+                spec.name,
+                f"value {worst} is out of range; this model computes in {limits.bits} bits, "
+                f"expected {limits.min} to {limits.max}",
+            )
+
+
+def _merge(extent: Extent | None, spec: TensorSpec, array: Array, max_length: int | None) -> Extent:
+    """Fold one tensor into what the tensors before it have agreed on."""
+    axis = spec.length_axis
+    length = None if axis is None else array.shape[axis]
+    if length is not None and max_length is not None and not 1 <= length <= max_length:
+        raise InvalidRequest(spec.name, f"length {length} does not fit, expected 1 to {max_length}")
+    rows = array.shape[0]
+    if extent is None:
+        return Extent(rows, length)
+    if rows != extent.rows:
+        raise InvalidRequest(
+            spec.name, f"{rows} rows, but the tensors before it have {extent.rows}"
+        )
+    if length is not None and extent.length is not None and length != extent.length:
+        raise InvalidRequest(
+            spec.name, f"length {length}, but the tensors before it have {extent.length}"
+        )
+    return Extent(rows, extent.length if length is None else length)

@@ -1,0 +1,85 @@
+"""What the engine says of itself: frozen values, made on request.
+
+May touch: nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.costs import Cost
+from engine.runnable import Memory
+from engine.state import ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a start-up stands. `expected_s` is an estimate of the whole, None before there is one.
+
+    `buckets_done` counts proven buckets. `elapsed_s` stops when the model settles.
+    """
+
+    buckets_done: int
+    buckets_total: int
+    elapsed_s: float
+    expected_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Totals since the start, in requests unless the name says otherwise.
+
+    Every accepted request ends in exactly one of `succeeded`, `failed`, `expired`, `cancelled`.
+    """
+
+    accepted: int
+    refused: int
+    succeeded: int
+    failed: int
+    expired: int
+    cancelled: int
+    batches: int
+    batches_failed: int
+    rows: int
+    padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Device bytes of one model: the weights once, and what each bucket adds (rows, length)."""
+
+    weights: int
+    buckets: tuple[tuple[int, int | None, Memory], ...]
+
+    @property
+    def code(self) -> int:
+        """Machine code of all buckets, always there."""
+        return sum(memory.code for _, _, memory in self.buckets)
+
+    @property
+    def peak_batch(self) -> int:
+        """The most that one execution adds while it runs."""
+        return max((m.inputs + m.outputs + m.temporary for _, _, m in self.buckets), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStats:
+    """One model at one moment. `cost_table` is empty and `memory` None before they are known."""
+
+    name: str
+    state: ModelState
+    reason: str | None
+    required: bool
+    progress: Progress
+    queued_rows: int
+    queued_requests: int
+    in_flight: int
+    stalled_s: float
+    counts: Counts
+    cost_table: tuple[Cost, ...]
+    memory: MemoryUse | None
+
+    @property
+    def serving(self) -> bool:
+        """Ready, and the device answers: no batch has been on its way for absurdly long."""
+        return self.state is ModelState.READY and self.stalled_s == 0.0

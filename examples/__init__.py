@@ -1,0 +1,1 @@
+"""Things to copy: each folder is one model, with what made its weights."""
