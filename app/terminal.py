@@ -99,7 +99,7 @@ class Terminal(Observer):
             return
         lines = _things_to_try(engine, self._settings.url)
         if not self._console.is_terminal:
-            log.info("listening on %s; try: %s", self._settings.url, lines[-1])
+            log.info("listening on %s; try: %s", self._settings.url, lines[min(1, len(lines) - 1)])
             return
         say = self._console.print
         word = "ready" if engine.ready else "[bold red]not ready[/]"

@@ -1,0 +1,1 @@
+"""Measurements: each script prints ratios against a floor that it measures in the same run."""

@@ -1,0 +1,1 @@
+"""A model of one's own: a Flax module, its checkpoint, a config."""
