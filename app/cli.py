@@ -1,14 +1,16 @@
 """The `brim` command.
 
-May touch: click, the terminal. `serve` hosts, `check` only reads files.
+May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app import hosting
@@ -34,7 +36,7 @@ def main() -> None:
 @click.option("--threads", type=int, help="How many requests may be in the process at once.")
 def serve(config: Path, bind: str | None, threads: int | None) -> None:
     """Serve the models of CONFIG under gunicorn until SIGTERM or Ctrl-C."""
-    hosting.Server(_load(config).with_flags(bind, threads)).run()
+    hosting.Server(_load(config, bind, threads)).run()
 
 
 @main.command()
@@ -44,7 +46,7 @@ def check(config: Path) -> None:
     settings = _load(config)
     console = Console(highlight=False)
     console.print(
-        f"\n  [bold]{settings.file}[/] is valid: {len(settings.models)} models on "
+        f"\n  [bold]{escape(settings.file)}[/] is valid: {len(settings.models)} models on "
         f"{settings.url}, {settings.threads} threads\n"
     )
     for model in settings.models:
@@ -52,9 +54,9 @@ def check(config: Path) -> None:
         console.print()
 
 
-def _load(config: Path) -> Settings:
+def _load(config: Path, bind: str | None = None, threads: int | None = None) -> Settings:
     try:
-        return settings_module.load(config)
+        return settings_module.load(config, os.environ).with_flags(bind, threads)
     except ConfigError as error:
         hosting.refuse(error)
 
@@ -67,18 +69,15 @@ def _plan(config: ModelConfig) -> Table:
     try:
         checked = models.check(config)
     except ConfigError as error:
-        table.add_row("  will fail", f"[red]{error}[/]; it is not required")
+        table.add_row("  will fail", f"[red]{escape(str(error))}[/]; it is not required")
         return table
-    weights = "known once it is loaded"
-    if checked.weights_bytes is not None:
-        weights = f"{checked.weights_bytes / 1e6:.1f} MB, once for all buckets"
     grid = config.grid
     lengths = f" x lengths {list(grid.lengths)}" if grid.lengths else ""
     hold = ", held even when idle" if config.hold else ""
     rows = (
         ("model", checked.description),
         ("buckets", f"{len(grid.buckets)}: rows {list(grid.rows)}{lengths}"),
-        ("weights", weights),
+        ("memory", _memory(config, checked)),
         ("window", f"{config.max_wait_s * 1e3:g} ms{hold}, {config.in_flight} in flight"),
         ("queue", f"{config.max_queue_rows} rows, {config.timeout_s * 1e3:g} ms"),
         ("required", "yes" if config.required else "no: ready without it"),
@@ -86,3 +85,16 @@ def _plan(config: ModelConfig) -> Table:
     for name, value in rows:
         table.add_row(f"  {name}", value)
     return table
+
+
+def _memory(config: ModelConfig, checked: models.Checked) -> str:
+    """What is known of it before XLA has compiled anything."""
+    if checked.weights_bytes is None:
+        return "known once the factory has run"
+    largest = config.grid.buckets[-1]
+    carried = sum(spec.nbytes(largest.rows, largest.length) for spec in checked.tensors)
+    return (
+        f"weights {checked.weights_bytes / 1e6:.1f} MB, once for all buckets; "
+        f"inputs and outputs of {largest} {carried / 1e6:.3f} MB, "
+        f"{config.in_flight} at once; XLA's own after compiling"
+    )

@@ -69,7 +69,8 @@ class HangupWatcher:
                 if number == self._wake_read:
                     return
                 with self._lock:
-                    gone = self._calls.pop(number, None)
+                    # the event may be older than the watch: numbers of closed sockets come again
+                    gone = self._calls.pop(number, None) if _is_gone(number) else None
                 if gone is not None:
                     gone()
 
@@ -82,3 +83,10 @@ class HangupWatcher:
             self._epoll.close()
             os.close(self._wake_read)
             os.close(self._wake_write)
+
+
+def _is_gone(number: int) -> bool:
+    """Has this socket's peer hung up? Answers at once."""
+    now = select.poll()
+    now.register(number, select.POLLRDHUP)
+    return bool(now.poll(0))

@@ -53,9 +53,15 @@ class Hosted:
     hangups: HangupWatcher
     settings: Settings
 
+    def stop_engine(self) -> None:
+        """Refuse, drain, answer, join, in time for the answers to leave before gunicorn's own
+        patience ends and it cuts the connections. Idempotent.
+        """
+        self.engine.close(0.8 * self.settings.graceful_timeout_s)
+
     def close(self) -> None:
-        """Refuse, drain, answer, join. Idempotent."""
-        self.engine.close(self.settings.graceful_timeout_s)
+        """Stop the engine, then what watched for it. Idempotent."""
+        self.stop_engine()
         self.hangups.close()
 
 
@@ -157,7 +163,8 @@ def post_worker_init(_worker: Any) -> None:
     def drain_then_stop(number: int, frame: FrameType | None) -> None:
         if _hosted is not None:
             # on a thread: a signal may arrive while the main thread holds one of the locks
-            threading.Thread(target=_hosted.engine.drain, name="brim-drain", daemon=True).start()
+            stop = threading.Thread(target=_hosted.stop_engine, name="brim-stop", daemon=True)
+            stop.start()
         if callable(theirs):
             theirs(number, frame)
 

@@ -24,7 +24,7 @@ from engine.config import ModelConfig, Source
 from engine.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -35,8 +35,8 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bind: str = "127.0.0.1:8000"
     threads: Positive = 256
     max_body_bytes: Positive = 16 * 1024 * 1024
-    keepalive_s: NotNegative = 75
-    graceful_timeout_s: NotNegative = 30
+    keepalive_s: Seconds = 75
+    graceful_timeout_s: Seconds = 30
     log_level: str = "info"
 
 
@@ -101,15 +101,20 @@ class Settings:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "[::]", "") else self.host  # noqa: S104
         return f"http://{host}:{self.port}"
 
-    def with_flags(self, bind: str | None = None, threads: int | None = None) -> Settings:
-        """Flags win over the environment, which wins over the file."""
+    def with_flags(
+        self,
+        bind: str | None = None,
+        threads: int | None = None,
+        called: tuple[str, str] = ("--bind", "--threads"),
+    ) -> Settings:
+        """Flags win over the environment, which wins over the file. `called`: in an error."""
         changed = self
         if bind is not None:
-            host, port = _address("--bind", bind)
+            host, port = _address(called[0], bind)
             changed = replace(changed, host=host, port=port)
         if threads is not None:
             if threads < 1:
-                raise ConfigError("--threads", threads, "a whole number from 1 up")
+                raise ConfigError(called[1], threads, "a whole number from 1 up")
             changed = replace(changed, threads=threads)
         return changed
 
@@ -152,7 +157,9 @@ def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Sett
     threads = said.get("BRIM_THREADS")
     if threads is not None and not threads.isdecimal():
         raise ConfigError("BRIM_THREADS", threads, "a whole number from 1 up")
-    return settings.with_flags(said.get("BRIM_BIND"), int(threads) if threads else None)
+    return settings.with_flags(
+        said.get("BRIM_BIND"), int(threads) if threads else None, ("BRIM_BIND", "BRIM_THREADS")
+    )
 
 
 def _parse(path: Path) -> File:

@@ -12,6 +12,7 @@ import logging
 import threading
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -119,7 +120,7 @@ def _models_table(engine: Engine) -> Table:
         bad = stats.state is not ModelState.READY
         state = f"[red]{stats.state.value}[/]" if bad else f"[green]{stats.state.value}[/]"
         done = f"{stats.progress.buckets_done} buckets proven, {stats.progress.elapsed_s:.1f} s"
-        table.add_row(f"  {name}", state, (stats.reason or "") if bad else done)
+        table.add_row(f"  {name}", state, escape(stats.reason or "") if bad else done)
     return table
 
 
@@ -142,12 +143,12 @@ def example_body(model: Model) -> str | None:
         return None
     inputs = []
     for spec in model.inputs:
-        data = model.example[spec.name]
-        flat = data
+        flat = model.example[spec.name]
+        shape = [len(flat)]
         while flat and isinstance(flat[0], list):
+            shape.append(len(flat[0]))
             flat = [value for part in flat for value in part]
         if len(flat) > INLINE_VALUES or any("'" in str(value) for value in flat):
             return None
-        shape = [len(data), *spec.shape]
         inputs.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": flat})
     return json.dumps({"inputs": inputs}, separators=(",", ":"))

@@ -106,7 +106,9 @@ class Batcher:
             refusal = self._refusal(ticket.rows)
             if refusal is None:
                 self._queue.offer(ticket)
-                self._lock.notify()
+                # under load the batcher waits for the device, not for one row more
+                if self._queue.may_launch:
+                    self._lock.notify()
         if refusal is not None:
             raise refusal
 

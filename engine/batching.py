@@ -143,6 +143,11 @@ class BatchQueue(Generic[R]):
         """May `rows` more be offered?"""
         return self.queued_rows + rows <= self._policy.max_rows
 
+    @property
+    def may_launch(self) -> bool:
+        """Could a row more change what `poll` answers? Not while `depth` batches are in flight."""
+        return self.in_flight < self._policy.depth
+
     def drain_seconds(self) -> float:
         """How long the device needs for what waits now."""
         return self._costs.drain_seconds(self._rows)
@@ -182,7 +187,7 @@ class BatchQueue(Generic[R]):
         if expired:
             return Expire(expired)
         until = self._earliest if self.queued_requests else None
-        if self.in_flight >= self._policy.depth:
+        if not self.may_launch:
             return Wait(until)
         for age, lane in sorted(self._heads(), key=lambda head: head[0]):
             reason = self._reason(lane, age, now)

@@ -87,10 +87,10 @@ class Compiler:
         return Executable(compiled, self._params, _memory(compiled, model, bucket))
 
 
-def _named(
-    specs: tuple[TensorSpec, ...], bucket: Bucket, outputs: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
+def _named(specs: tuple[TensorSpec, ...], bucket: Bucket, outputs: object) -> dict[str, jax.Array]:
     """The outputs in the spec's order, checked while tracing."""
+    if not isinstance(outputs, Mapping):
+        raise LoadError(f"apply gave a {type(outputs).__name__}, not a dict of named outputs")
     for spec in specs:
         if spec.name not in outputs:
             raise LoadError(f"apply gave {sorted(outputs)}, but the spec promises {spec.name!r}")

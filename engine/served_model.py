@@ -26,6 +26,7 @@ from engine.errors import (
     Cancelled,
     DeadlineExceeded,
     ExecutionFailed,
+    InvalidRequest,
     ModelFailed,
     NotReady,
     Refused,
@@ -211,6 +212,11 @@ class ServedModel(Observer):
             deadline = arrived_at + min(wanted, self.config.timeout_s)
             prepared = self._prepare(model, inputs)
             extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
+            if extent.rows > self.config.max_queue_rows:
+                most = self.config.max_queue_rows
+                raise InvalidRequest(
+                    "inputs", f"{extent.rows} rows never fit, expected 1 to {most}"
+                )
             ticket = Ticket(
                 prepared.inputs,
                 extent,

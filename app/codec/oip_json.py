@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -96,87 +97,102 @@ def _array(tensor: WireTensor, spec: TensorSpec) -> Array:
         )
     if spec.datatype in BINARY_ONLY:
         raise InvalidRequest(tensor.name, f"{spec.datatype} cannot travel as JSON, only as binary")
-    if any(size < 0 for size in tensor.shape):
-        raise InvalidRequest(tensor.name, f"shape {tensor.shape} has a negative size")
-    flat = _texts(tensor) if spec.datatype == "BYTES" else _numbers(tensor, spec)
-    if flat.size != math.prod(tensor.shape):
+    if len(tensor.shape) != len(spec.wire_shape):
         raise InvalidRequest(
             tensor.name,
-            f"shape {tensor.shape} needs {math.prod(tensor.shape)} values, data has {flat.size}",
+            f"shape with {len(tensor.shape)} axes does not fit, expected {list(spec.wire_shape)}",
         )
-    return flat.reshape(tensor.shape)
-
-
-def _numbers(tensor: WireTensor, spec: TensorSpec) -> Array:
-    """`data`, nested or flat, as the spec's dtype. Nothing is rounded or wrapped silently."""
+    if any(size < 0 for size in tensor.shape):
+        raise InvalidRequest(tensor.name, f"shape {tensor.shape} has a negative size")
+    flat = _flat(tensor)
+    array = _texts(tensor.name, flat) if spec.datatype == "BYTES" else _numbers(tensor, flat, spec)
+    if array.size != math.prod(tensor.shape):
+        raise InvalidRequest(
+            tensor.name,
+            f"shape {tensor.shape} needs {math.prod(tensor.shape)} values, data has {array.size}",
+        )
     try:
-        array = np.asarray(tensor.data)
-    except ValueError:
-        raise InvalidRequest(tensor.name, "data is nested unevenly") from None
-    if array.ndim > 1 and list(array.shape) != tensor.shape:
-        raise InvalidRequest(
-            tensor.name, f"data is nested as {list(array.shape)}, but shape says {tensor.shape}"
-        )
-    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[spec.dtype.kind]
-    if array.size == 0:
-        return array.astype(spec.dtype)
-    if array.dtype.kind not in kinds:
-        raise InvalidRequest(
-            tensor.name, f"data holds {_kind(array)}, expected {_KINDS[spec.dtype.kind]}"
-        )
-    _check_range(tensor.name, array, spec)
-    return array.astype(spec.dtype)
+        return array.reshape(tensor.shape)
+    except (ValueError, OverflowError):  # no values at all, but a size beyond 64 bits
+        raise InvalidRequest(tensor.name, f"shape {tensor.shape} is too large") from None
 
 
-_KINDS: Final[Mapping[str, str]] = {
+def _flat(tensor: WireTensor) -> list[Any]:
+    """`data`, row-major, without its nesting; where it is nested, it is nested as `shape` says."""
+    data, sizes = tensor.data, [len(tensor.data)]
+    while data and isinstance(data[0], list):
+        lengths = {len(part) if isinstance(part, list) else -1 for part in data}
+        if len(lengths) > 1:
+            raise InvalidRequest(tensor.name, "data is nested unevenly")
+        sizes += lengths
+        data = list(chain.from_iterable(data))
+    if len(sizes) > 1 and sizes != tensor.shape:
+        raise InvalidRequest(
+            tensor.name, f"data is nested as {sizes}, but shape says {tensor.shape}"
+        )
+    return data
+
+
+_TYPES: Final[Mapping[str, frozenset[type]]] = {
+    "b": frozenset({bool}),
+    "i": frozenset({int}),
+    "u": frozenset({int}),
+    "f": frozenset({int, float}),
+}
+_EXPECTED: Final = {
     "b": "true or false",
     "i": "whole numbers",
     "u": "whole numbers",
     "f": "numbers",
-    "U": "strings",
-    "O": "null, objects or numbers beyond 64 bits",
+}
+_HELD: Final[Mapping[type, str]] = {
+    bool: "true or false",
+    int: "whole numbers",
+    float: "decimals or numbers beyond 64 bits",
+    str: "strings",
+    dict: "objects",
+    type(None): "null",
 }
 
 
-def _kind(array: Array) -> str:
-    return _KINDS.get(array.dtype.kind, str(array.dtype))
+def _numbers(tensor: WireTensor, flat: list[Any], spec: TensorSpec) -> Array:
+    """The values as the spec's dtype. Nothing is cast, rounded or wrapped silently.
+
+    Types are looked at before numpy sees the list: left to itself it would make [true, 2] numbers,
+    [2**63, 0] floats, and one long string among short values an array as wide as that string.
+    """
+    allowed = _TYPES[spec.dtype.kind]
+    if not allowed.issuperset(map(type, flat)):
+        odd = next(type(value) for value in flat if type(value) not in allowed)
+        if odd is list:
+            raise InvalidRequest(tensor.name, "data is nested unevenly")
+        raise InvalidRequest(
+            tensor.name, f"data holds {_HELD[odd]}, expected {_EXPECTED[spec.dtype.kind]}"
+        )
+    try:
+        if spec.dtype.kind != "f":
+            return np.asarray(flat, spec.dtype)
+        with np.errstate(over="raise"):
+            return np.asarray(flat, np.float64).astype(spec.dtype)
+    except (OverflowError, FloatingPointError):
+        worst = min(flat) if min(flat) < _lowest(spec.dtype) else max(flat)
+        raise InvalidRequest(
+            tensor.name, f"value {worst} is out of range for {spec.datatype}"
+        ) from None
 
 
-def _check_range(name: str, array: Array, spec: TensorSpec) -> None:
-    """Would a value change on its way into the dtype by more than rounding?"""
-    if spec.dtype.kind == "b":
-        return
-    low, high = _limits(spec.dtype)
-    for value in (array.min().item(), array.max().item()):
-        if not low <= value <= high:
-            raise InvalidRequest(name, f"value {value} is out of range for {spec.datatype}")
+def _lowest(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).min) if dtype.kind == "f" else int(np.iinfo(dtype).min)
 
 
-def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
-    if dtype.kind == "f":
-        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
-    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-
-
-def _texts(tensor: WireTensor) -> Array:
+def _texts(name: str, flat: list[Any]) -> Array:
     """BYTES: strings, in UTF-8."""
-    flat = list(_flatten(tensor.data))
     texts = np.empty(len(flat), dtype=object)
     for place, text in enumerate(flat):
         if not isinstance(text, str):
-            raise InvalidRequest(
-                tensor.name, f"data[{place}] is {type(text).__name__}, expected a string"
-            )
+            raise InvalidRequest(name, f"data[{place}] is {type(text).__name__}, expected a string")
         texts[place] = text.encode()
     return texts
-
-
-def _flatten(data: list[Any]) -> list[Any]:
-    while data and isinstance(data[0], list):
-        if not all(isinstance(part, list) for part in data):
-            return data
-        data = [value for part in data for value in part]
-    return data
 
 
 def encode(response: InferResponse, specs: Sequence[TensorSpec]) -> bytes:

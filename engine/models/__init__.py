@@ -17,14 +17,19 @@ from typing import Final, Protocol, cast
 from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.model import Model
+from engine.spec import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What can be known of a model without a device. `weights_bytes` is None for a factory."""
+    """What can be known of a model without a device. `weights_bytes` is None for a factory.
+
+    `tensors` are those that each batch carries to the device and back.
+    """
 
     weights_bytes: int | None
     description: str
+    tensors: tuple[TensorSpec, ...] = ()
 
 
 class Family(Protocol):

@@ -22,7 +22,7 @@ from engine.config import ModelConfig
 from engine.errors import ConfigError
 from engine.model import Model
 from engine.models import Checked, weights
-from engine.models.bert_directory import read_directory
+from engine.models.bert_directory import Directory, read_directory
 from engine.models.bert_names import rename
 from engine.spec import LENGTH, Arrays, TensorSpec
 
@@ -49,7 +49,12 @@ def check(config: ModelConfig) -> Checked:
         weights_bytes,
         f"BERT, {shape.layers} layers of {shape.hidden}, {directory.pooling} pooling, "
         f"{directory.max_length} tokens",
+        (*DEVICE_INPUTS, _output(directory)),
     )
+
+
+def _output(directory: Directory) -> TensorSpec:
+    return TensorSpec("embedding", "FP32", (directory.shape.hidden,))
 
 
 def load(config: ModelConfig) -> Model:
@@ -87,7 +92,7 @@ def load(config: ModelConfig) -> Model:
         apply=apply,
         params=params,
         inputs=WIRE_INPUTS,
-        outputs=(TensorSpec("embedding", "FP32", (directory.shape.hidden,)),),
+        outputs=(_output(directory),),
         preprocess=Tokenize(directory.tokenizer, limit),
         device_inputs=DEVICE_INPUTS,
         golden=golden,

@@ -42,7 +42,8 @@ EXAMPLE = [
 def check(config: ModelConfig) -> Checked:
     """Look at the weights file."""
     weights_bytes = weights.check_file(config, weights.resolve(config))
-    return Checked(weights_bytes, "convolutional classifier of 8x8 digits")
+    tensors = (*INPUTS, *OUTPUTS)
+    return Checked(weights_bytes, "convolutional classifier of 8x8 digits", tensors)
 
 
 def load(config: ModelConfig) -> Model:

@@ -9,6 +9,7 @@ fixed seed; the suite asks the served model for exactly those. Takes ten seconds
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,15 @@ OUT = Path(__file__).with_name("digits.safetensors")
 
 @nnx.jit
 def step(
-    model: DigitClassifier, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array
+    model: DigitClassifier, optimizer: nnx.Optimizer[Any], images: jax.Array, labels: jax.Array
 ) -> jax.Array:
     """One step of gradient descent; returns the loss."""
 
     def loss_of(model: DigitClassifier) -> jax.Array:
-        logits = model(images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
+        return jnp.mean(losses)
 
+    loss: jax.Array
     loss, gradients = nnx.value_and_grad(loss_of)(model)
     optimizer.update(model, gradients)
     return loss

@@ -38,9 +38,8 @@ def create(weights: str, hidden: int) -> Model:
     # eval_shape builds the module without computing anything; the weights come from the file
     graphdef, state = nnx.split(nnx.eval_shape(lambda: IrisClassifier(hidden, nnx.Rngs(0))))
     saved = load_file(HERE / weights)
-    params = nnx.to_pure_dict(
-        nnx.from_flat_state([(p, saved[".".join(p)]) for p, _ in nnx.to_flat_state(state)])
-    )
+    names = [(path, ".".join(map(str, path))) for path, _ in nnx.to_flat_state(state)]
+    params = nnx.to_pure_dict(nnx.from_flat_state([(path, saved[name]) for path, name in names]))
 
     def apply(params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         logits = nnx.merge(graphdef, params)(inputs["measurements"])

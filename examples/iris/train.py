@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +18,15 @@ HIDDEN, STEPS, SEED = 16, 500, 0
 
 
 @nnx.jit
-def step(model: IrisClassifier, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> jax.Array:
+def step(
+    model: IrisClassifier, optimizer: nnx.Optimizer[Any], x: jax.Array, y: jax.Array
+) -> jax.Array:
     """One step over all flowers; returns the loss."""
 
     def loss_of(model: IrisClassifier) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model(x), y))
 
+    loss: jax.Array
     loss, gradients = nnx.value_and_grad(loss_of)(model)
     optimizer.update(model, gradients)
     return loss
@@ -37,7 +42,9 @@ def main() -> None:
     right = float((model(x).argmax(-1) == y).mean())
     print(f"loss {float(loss):.4f}, {right:.3f} of the training flowers are right")
     _, state = nnx.split(model)
-    arrays = {".".join(path): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)}
+    arrays = {
+        ".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(state)
+    }
     save_file(arrays, HERE / "iris.safetensors")
 
 

@@ -1,0 +1,189 @@
+"""An app with puppets behind it: no JAX, no gunicorn, closed when the test ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from prometheus_client import CollectorRegistry
+from werkzeug.test import TestResponse
+
+from app.factory import create_app
+from app.hangup import HangupWatcher
+from app.metrics import Metrics
+from app.services import Services
+from app.settings import Settings
+from engine.config import ModelConfig
+from engine.engine import Engine
+from engine.model import Model
+from engine.observer import Observers
+from engine.testing import PuppetCompiler, RecordingObserver, puppet_config, puppet_model
+
+ENTERED_S = 30.0
+"""How long a test waits for a thread before it fails instead of hanging."""
+
+
+def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
+    """Settings without a file."""
+    fields: dict[str, Any] = {
+        "file": "brim.toml",
+        "models": models or (puppet_config(),),
+        "host": "127.0.0.1",
+        "port": 8000,
+        "threads": 16,
+        "max_body_bytes": 1 << 20,
+        "keepalive_s": 75,
+        "graceful_timeout_s": 30,
+        "log_level": "info",
+    }
+    return Settings(**(fields | changes))
+
+
+def body(*values: float, **more: Any) -> dict[str, Any]:
+    """An infer request of one row `[v, -v]` per value."""
+    data = [part for v in values for part in (v, -v)]
+    tensor = {"name": "x", "shape": [len(values), 2], "datatype": "FP32", "data": data}
+    return {"inputs": [tensor], **more}
+
+
+def answer(*values: float) -> list[float]:
+    """The flat `y` that the puppet answers to `body(*values)`."""
+    return [part for v in values for part in (2 * v + 1, 1 - 2 * v)]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running app, and everything a test leads it by."""
+
+    app: Flask
+    engine: Engine
+    compiler: PuppetCompiler
+    observer: RecordingObserver
+    registry: CollectorRegistry
+    hangups: HangupWatcher
+    pool: ThreadPoolExecutor
+
+    @property
+    def client(self) -> FlaskClient:
+        """A client of its own for every use: one may be waiting on another thread."""
+        return self.app.test_client()
+
+    @property
+    def services(self) -> Services:
+        found: Services = self.app.extensions["brim"]
+        return found
+
+    def infer(self, *values: float, **more: Any) -> TestResponse:
+        """Ask the puppet for `values`."""
+        return self.client.post("/v2/models/puppet/infer", json=body(*values), **more)
+
+    def infer_later(self, *values: float, **more: Any) -> Future[TestResponse]:
+        """The same, on a thread."""
+        return self.pool.submit(self.infer, *values, **more)
+
+    def hold(self) -> None:
+        """Let the device wait for the test; what warm-up counted is forgotten."""
+        for executable in self.compiler.executables.values():
+            while executable.entered.acquire(blocking=False):
+                pass
+        self.compiler.hold()
+
+    def wait_on_device(self, rows: int = 1) -> None:
+        """Wait until a batch of this bucket is on the held device."""
+        for bucket, executable in self.compiler.executables.items():
+            if bucket.rows == rows:
+                assert executable.entered.acquire(timeout=ENTERED_S)
+
+    def release(self) -> None:
+        """Let everything run from now on."""
+        if self.compiler.gate is not None:
+            self.compiler.gate.release(1000)
+        for executable in self.compiler.executables.values():
+            executable.held = False
+            executable.proceed.release(1000)
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        """One number of the test's own registry."""
+        return self.registry.get_sample_value(name, labels)
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start an app; by default with one model, ready. Whatever it needs can be replaced."""
+    started: list[Served] = []
+
+    def start(
+        *models: ModelConfig,
+        model: Callable[[ModelConfig], Model] = lambda _config: puppet_model(),
+        compiler: PuppetCompiler | None = None,
+        wait: bool = True,
+        clock: Callable[[], float] | None = None,
+        **changes: Any,
+    ) -> Served:
+        settings = settings_of(*models, **changes)
+        registry, observer = CollectorRegistry(), RecordingObserver()
+        timing = {} if clock is None else {"clock": clock}
+        metrics = Metrics(settings.models, registry, **timing)
+        puppets = compiler or PuppetCompiler()
+        engine = Engine(
+            settings.models,
+            Observers([metrics, observer]),
+            load=model,
+            compiler=puppets,
+            watch_compiles=lambda _alarm: lambda: None,
+            **timing,
+        )
+        hangups = HangupWatcher()
+        app = create_app(settings, engine, metrics, hangups)
+        pool = ThreadPoolExecutor(4, "client")
+        served = Served(app, engine, puppets, observer, registry, hangups, pool)
+        started.append(served)
+        engine.start()
+        if wait:
+            assert engine.wait_settled(ENTERED_S)
+        return served
+
+    yield start
+    for served in started:
+        served.release()
+        served.engine.close()
+        served.pool.shutdown()
+        served.hangups.close()
+
+
+@pytest.fixture
+def served(serve: Serve) -> Served:
+    """One puppet, ready."""
+    return serve()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a config file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "brim.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def error_of(response: TestResponse) -> str:
+    """The error of a response, which must be JSON and hold nothing else."""
+    assert response.content_type == "application/json"
+    said = json.loads(response.data)
+    assert list(said) == ["error"]
+    assert "Traceback" not in said["error"]
+    assert 'File "' not in said["error"]
+    return str(said["error"])
