@@ -1,0 +1,200 @@
+"""Start, refusals, hang-ups and shutdown of a real server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.e2e.server import BIN, ROOT, Server
+
+pytestmark = pytest.mark.e2e
+
+HERE = Path(__file__).parent
+
+
+class Slow:
+    """A server whose one model waits for `open_gate`."""
+
+    def __init__(self, directory: Path, start: Any, **settings: Any) -> None:
+        self.gate, self.count = directory / "gate", directory / "count"
+        (directory / "slow_model.py").symlink_to(HERE / "slow_model.py")
+        lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
+        config = directory / "slow.toml"
+        config.write_text(
+            f"""
+[server]
+graceful_timeout_s = 20
+
+[[models]]
+name = "slow"
+factory = "slow_model:create"
+options = {{ gate = "{self.gate}", count = "{self.count}" }}
+rows = [1]
+{lines}
+""",
+            encoding="utf-8",
+        )
+        self.server: Server = start(config)
+        self.server.until(self.server.ready, "readiness")
+
+    def ask(self, value: float = 1.0) -> requests.Response:
+        return self.server.infer("slow", name="x", datatype="FP32", shape=[1, 1], data=[value])
+
+    def stats(self) -> dict[str, Any]:
+        url = f"{self.server.url}/v2/models/slow/stats"
+        said: dict[str, Any] = requests.get(url, timeout=10).json()
+        return said
+
+    def executed_rows(self) -> int:
+        if not self.count.exists():
+            return 0
+        return sum(map(int, self.count.read_text(encoding="utf-8").split()))
+
+
+def test_while_it_compiles_it_is_alive_but_not_ready_and_says_how_far(
+    start: Any, tmp_path: Path
+) -> None:
+    # a module that is imported on the engine's thread, and waits there for the test
+    (tmp_path / "late_model.py").write_text(
+        "import pathlib, time\n"
+        "def create(gate):\n"
+        "    while not pathlib.Path(gate).exists(): time.sleep(0.01)\n"
+        "    from examples.iris.iris_model import create\n"
+        "    return create('iris.safetensors', 16)\n",
+        encoding="utf-8",
+    )
+    config = tmp_path / "late.toml"
+    config.write_text(
+        f'[[models]]\nname = "late"\nfactory = "late_model:create"\n'
+        f'options = {{ gate = "{tmp_path}/gate" }}\n',
+        encoding="utf-8",
+    )
+    server = start(config, PYTHONPATH=str(HERE.parents[1]))
+    server.until(server.alive, "a first answer")
+    ready = requests.get(f"{server.url}/readyz", timeout=10)
+    assert ready.status_code == 503
+    where = ready.json()["models"]["late"]
+    assert (where["state"], where["buckets_done"], where["buckets_total"]) == ("loading", 0, 6)
+    refused = server.infer("late", name="x", datatype="FP32", shape=[1], data=[1.0])
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) >= 1
+    (tmp_path / "gate").touch()
+    server.until(server.ready, "readiness")
+    assert server.stop() == 0
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_0(start: Any, tmp_path: Path) -> None:
+    slow = Slow(tmp_path, start)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(slow.ask, float(value)) for value in (1, 2, 3, 4)]
+        slow.server.until(lambda: slow.stats()["counts"]["accepted"] == 4, "four requests")
+        slow.server.process.send_signal(signal.SIGTERM)
+        slow.server.until(lambda: "slow is draining" in slow.server.log, "the drain")
+        slow.gate.touch()
+        answers = [future.result() for future in asked]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [answer.json()["outputs"][0]["data"] for answer in answers] == [[2], [4], [6], [8]]
+    assert slow.server.process.wait(60) == 0
+
+
+def test_a_client_that_hangs_up_while_queued_never_reaches_the_device(
+    start: Any, tmp_path: Path
+) -> None:
+    slow = Slow(tmp_path, start, in_flight=1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(slow.ask, 1.0)
+        slow.server.until(lambda: slow.executed_rows() == 1, "the first on the device")
+        body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[5]}]}'
+        with socket.create_connection(("127.0.0.1", slow.server.port)) as client:
+            client.sendall(
+                b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: brim\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            slow.server.until(lambda: slow.stats()["queue_depth"] == 1, "the second in the queue")
+        slow.server.until(lambda: slow.stats()["counts"]["cancelled"] == 1, "the cancellation")
+        assert slow.stats()["queue_depth"] == 0
+        slow.gate.touch()
+        assert first.result().status_code == 200
+    assert slow.ask(3.0).json()["outputs"][0]["data"] == [6]
+    assert slow.executed_rows() == 2
+    assert slow.server.stop() == 0
+
+
+def test_a_deadline_counts_the_queue_and_a_full_queue_says_when_to_come_back(
+    start: Any, tmp_path: Path
+) -> None:
+    slow = Slow(tmp_path, start, in_flight=1, max_queue_rows=1, timeout_ms=3000)
+    with ThreadPoolExecutor(2) as pool:
+        on_device = pool.submit(slow.ask)
+        slow.server.until(lambda: slow.executed_rows() == 1, "the first on the device")
+        queued = pool.submit(slow.ask)
+        slow.server.until(lambda: slow.stats()["queue_depth"] == 1, "the second in the queue")
+        refused = slow.ask()
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert queued.result().status_code == 504
+        assert on_device.result().status_code == 504
+    slow.gate.touch()
+    slow.server.until(lambda: slow.stats()["batches_in_flight"] == 0, "the device")
+    assert slow.stats()["queue_depth"] == 0
+    assert slow.executed_rows() == 1
+    assert slow.ask(4.0).json()["outputs"][0]["data"] == [8]
+    assert slow.server.stop() == 0
+
+
+def test_sigterm_while_it_compiles_ends_it_with_0(start: Any) -> None:
+    server = start(HERE.parents[1] / "configs" / "demo.toml")
+    server.until(server.alive, "a first answer")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        pytest.param('[[models]]\nname = "m"\nfamly = "digits"\n', "family", id="unknown-key"),
+        pytest.param(
+            '[[models]]\nname = "m"\nfamily = "digits"\npath = "no.safetensors"\n',
+            "no.safetensors",
+            id="missing-weights",
+        ),
+        pytest.param("models = [", "TOML", id="unreadable"),
+    ],
+)
+@pytest.mark.parametrize("host", ["brim", "gunicorn"])
+def test_a_wrong_config_exits_2_with_one_line_before_any_device(
+    host: str, config: str, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(config, encoding="utf-8")
+    command = {
+        "brim": [BIN / "brim", "serve", path],
+        "gunicorn": [BIN / "gunicorn", "-c", "configs/gunicorn.py", "app.wsgi:app"],
+    }[host]
+    # a device that does not exist would be a louder error, if it were touched
+    env = os.environ | {"BRIM_CONFIG": str(path), "JAX_PLATFORMS": "nonexistent"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert str(path) in done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_workers_are_refused(digits_config: Path) -> None:
+    done = subprocess.run(
+        [BIN / "gunicorn", "-c", "configs/gunicorn.py", "-w", "2", "app.wsgi:app"],
+        cwd=ROOT,
+        env=os.environ | {"BRIM_CONFIG": str(digits_config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "workers" in done.stderr
