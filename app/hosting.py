@@ -135,6 +135,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "worker_connections": max(1000, 2 * settings.threads),
         "keepalive": int(settings.keepalive_s),
         "graceful_timeout": int(settings.graceful_timeout_s),
+        # the heartbeat is a file: on a disk it may block, and a container's root may be read-only
+        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "preload_app": False,
         "control_socket_disable": True,
         "loglevel": "warning",

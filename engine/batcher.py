@@ -6,7 +6,7 @@ A request's way from here: `submit` puts its ticket into the queue; the *batcher
 policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
 the outputs and settles the tickets. So batch N+1 is gathered while batch N computes.
 
-`_lock` guards the queue and the set of batches in flight, and nothing else: gathering, running,
+`_lock` guards the queue and the set of batches on their way, and nothing else: gathering, running,
 observing and settling happen with it released.
 """
 
@@ -85,6 +85,7 @@ class Batcher:
         self._lock = threading.Condition()
         self._queue = queue_
         self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
+        self._answering: Launch[Ticket] | None = None
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._dead: str | None = None
         self._threads = (
@@ -170,6 +171,7 @@ class Batcher:
     def _landed(self, batch: Batch) -> None:
         with self._lock:
             if self._in_flight.pop(id(batch.launch), None) is not None:
+                self._answering = batch.launch
                 self._queue.landed()
                 self._lock.notify()
 
@@ -198,6 +200,8 @@ class Batcher:
             for launch, _ in self._in_flight.values():
                 left += [piece.request for piece in launch.pieces]
                 self._queue.landed()
+            if self._answering is not None:
+                left += [piece.request for piece in self._answering.pieces]
             self._in_flight.clear()
             self._lock.notify()
         for ticket in left:
@@ -251,6 +255,7 @@ class Batcher:
             log.error("a batch of model %s failed", self._name, exc_info=failure)
             for piece in launch.pieces:
                 self._fail(piece.request, _because(failure))
+        self._answering = None
         report = BatchReport(
             bucket=launch.bucket,
             rows=launch.rows,

@@ -209,7 +209,8 @@ class ServedModel(Observer):
         try:
             model = self.model
             wanted = self.config.timeout_s if timeout_s is None else timeout_s
-            deadline = arrived_at + min(wanted, self.config.timeout_s)
+            # in this order a NaN is no wish; as a deadline it would never come
+            deadline = arrived_at + min(self.config.timeout_s, wanted)
             prepared = self._prepare(model, inputs)
             extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
             if extent.rows > self.config.max_queue_rows:

@@ -203,3 +203,10 @@ def rows(*values: float) -> dict[str, Array]:
 def expected_rows(*values: float) -> Array:
     """What the puppet model answers to `rows(*values)`."""
     return np.array([[2 * v + 1, 1 - 2 * v] for v in values], np.float32)
+
+
+def texts(*sentences: str | bytes) -> dict[str, Array]:
+    """A BYTES input `text`: one row per sentence."""
+    encoded = np.empty(len(sentences), np.object_)
+    encoded[:] = [s.encode() if isinstance(s, str) else s for s in sentences]
+    return {"text": encoded}

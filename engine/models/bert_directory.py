@@ -88,14 +88,18 @@ def read_directory(config: ModelConfig) -> Directory:
         shape=shape,
         pooling=pooling,
         normalize=normalize,
-        max_length=limits.get("max_seq_length") or shape.positions,
+        # some directories state more than there are positions for
+        max_length=min(limits.get("max_seq_length") or shape.positions, shape.positions),
     )
 
 
 def _read_pooling(config: ModelConfig, root: Path) -> tuple[Pooling, bool]:
     """The pooling and whether to normalize. Without modules.json: mean, and no."""
-    modules: Any = _json(config, root / "modules.json") or []
-    kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    modules = _json(config, root / "modules.json", list)
+    try:
+        kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
+    except (KeyError, TypeError, AttributeError):
+        raise ConfigError("path", modules, "modules.json with type and path of each") from None
     surplus = kinds.keys() - {"Transformer", "Pooling", "Normalize"}
     if surplus:
         raise ConfigError("path", sorted(surplus), "modules Transformer, Pooling and Normalize")
@@ -109,13 +113,15 @@ def _read_pooling(config: ModelConfig, root: Path) -> tuple[Pooling, bool]:
     return chosen[0], "Normalize" in kinds
 
 
-def _json(config: ModelConfig, path: Path) -> dict[str, Any]:
-    """The file's content; an empty dict where an optional file is missing."""
+def _json(config: ModelConfig, path: Path, kind: type[Any] = dict) -> Any:
+    """The file's content, a dict unless it should be a list; empty where the file is missing."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         problem = f"valid JSON in {path.name}: {error}"
         raise ConfigError("path", str(config.source.path), problem) from None
+    if not isinstance(content, kind):
+        raise ConfigError("path", str(config.source.path), f"a JSON {kind.__name__} in {path.name}")
     return content

@@ -20,16 +20,19 @@ from engine.models import Checked
 
 
 def check(config: ModelConfig) -> Checked:
-    """Is there such a module? Its code is not run, so its weights are not known yet."""
+    """Is there such a module? Its code is not run, so its weights are not known yet. (That of a
+    package around it is: Python imports a package to look into it.)
+    """
     module, _ = _parts(config)
     _make_importable(config)
+    found, why = None, ""
     try:
         found = find_spec(module)
-    except (ImportError, ValueError):
-        found = None
+    except Exception as error:
+        why = f": {error}"
     if found is None:
         raise ConfigError(
-            "factory", config.source.factory, f"a module {module!r} that can be imported"
+            "factory", config.source.factory, f"a module {module!r} that can be imported{why}"
         )
     return Checked(None, f"factory {config.source.factory}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, LoadError
 from engine.model import Parameter, Prepared
 from engine.spec import Arrays
 
@@ -21,7 +21,7 @@ class Tokenize:
     def __init__(self, path: Path, limit: int) -> None:
         # the file carries a limit and a padding of its own (128 for MiniLM), which the reference
         # overrides too
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = _read(path)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(limit)
         self._limit = limit
@@ -40,6 +40,13 @@ class Tokenize:
         if cut:
             said = {"truncated_rows": cut, "token_limit": self._limit}
         return Prepared({"ids": ids, "mask": mask}, said)
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise LoadError(f"{path}: {error}") from error
 
 
 def _utf8(row: int, text: bytes) -> str:

@@ -24,17 +24,26 @@ from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.model import Model
 from engine.observer import Observers
-from engine.testing import PuppetCompiler, RecordingObserver, puppet_config, puppet_model
+from engine.testing import (
+    PuppetCompiler,
+    PuppetExecutable,
+    RecordingObserver,
+    puppet_config,
+    puppet_model,
+)
 
-ENTERED_S = 30.0
+PATIENCE_S = 30.0
 """How long a test waits for a thread before it fails instead of hanging."""
+
+PUPPET = puppet_config(rows=(4,))
+"""One bucket, so that a test knows which executable its rows go to."""
 
 
 def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
     """Settings without a file."""
     fields: dict[str, Any] = {
         "file": "brim.toml",
-        "models": models or (puppet_config(),),
+        "models": models or (PUPPET,),
         "host": "127.0.0.1",
         "port": 8000,
         "threads": 16,
@@ -69,6 +78,7 @@ class Served:
     registry: CollectorRegistry
     hangups: HangupWatcher
     pool: ThreadPoolExecutor
+    alarms: list[Callable[[], None]]
 
     @property
     def client(self) -> FlaskClient:
@@ -88,18 +98,21 @@ class Served:
         """The same, on a thread."""
         return self.pool.submit(self.infer, *values, **more)
 
+    @property
+    def device(self) -> PuppetExecutable:
+        """The only executable there is."""
+        (executable,) = self.compiler.executables.values()
+        return executable
+
     def hold(self) -> None:
         """Let the device wait for the test; what warm-up counted is forgotten."""
-        for executable in self.compiler.executables.values():
-            while executable.entered.acquire(blocking=False):
-                pass
-        self.compiler.hold()
+        while self.device.entered.acquire(blocking=False):
+            pass
+        self.device.hold()
 
-    def wait_on_device(self, rows: int = 1) -> None:
-        """Wait until a batch of this bucket is on the held device."""
-        for bucket, executable in self.compiler.executables.items():
-            if bucket.rows == rows:
-                assert executable.entered.acquire(timeout=ENTERED_S)
+    def wait_on_device(self) -> None:
+        """Wait until a batch is on the held device."""
+        assert self.device.entered.acquire(timeout=PATIENCE_S)
 
     def release(self) -> None:
         """Let everything run from now on."""
@@ -132,6 +145,12 @@ def serve() -> Iterator[Serve]:
     ) -> Served:
         settings = settings_of(*models, **changes)
         registry, observer = CollectorRegistry(), RecordingObserver()
+        alarms: list[Callable[[], None]] = []
+
+        def watch(alarm: Callable[[], None]) -> Callable[[], None]:
+            alarms.append(alarm)
+            return lambda: None
+
         timing = {} if clock is None else {"clock": clock}
         metrics = Metrics(settings.models, registry, **timing)
         puppets = compiler or PuppetCompiler()
@@ -140,17 +159,17 @@ def serve() -> Iterator[Serve]:
             Observers([metrics, observer]),
             load=model,
             compiler=puppets,
-            watch_compiles=lambda _alarm: lambda: None,
+            watch_compiles=watch,
             **timing,
         )
         hangups = HangupWatcher()
         app = create_app(settings, engine, metrics, hangups)
         pool = ThreadPoolExecutor(4, "client")
-        served = Served(app, engine, puppets, observer, registry, hangups, pool)
+        served = Served(app, engine, puppets, observer, registry, hangups, pool, alarms)
         started.append(served)
         engine.start()
         if wait:
-            assert engine.wait_settled(ENTERED_S)
+            assert engine.wait_settled(PATIENCE_S)
         return served
 
     yield start

@@ -1,9 +1,52 @@
-"""The gate."""
-from __future__ import annotations
-from tests.app.conftest import Served, error_of
-import sys
+"""The gate: a bounded number of requests waits, and probes always find a thread."""
 
-def test_x(served: Served) -> None:
-    assert isinstance(served, Served)
-    assert served.infer(1.0).json["outputs"][0]["data"] == [3.0, -1.0]
-    print([k for k in sys.modules if "conftest" in k])
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from app.errors import TooManyWaiting
+from app.gate import Gate
+
+
+@pytest.mark.parametrize(
+    ("threads", "limit"),
+    [(1, 1), (2, 1), (8, 7), (16, 15), (32, 30), (256, 240)],
+    ids=[
+        "a single thread must serve",
+        "one is kept free",
+        "one is kept free of a few",
+        "a sixteenth is one",
+        "a sixteenth is two",
+        "the default",
+    ],
+)
+def test_a_sixteenth_of_the_threads_stays_free(threads: int, limit: int) -> None:
+    gate = Gate(threads)
+    assert gate.limit == limit
+    with ExitStack() as waiting:
+        for _ in range(limit):
+            waiting.enter_context(gate.admit())
+        with pytest.raises(TooManyWaiting) as refused, gate.admit():
+            pytest.fail("one too many was let in")
+    assert str(refused.value) == f"{limit} requests wait in this process already"
+    assert refused.value.retry_after_s == 1.0
+
+
+def test_a_place_is_free_again_however_its_request_ended() -> None:
+    gate = Gate(2)
+    with pytest.raises(ZeroDivisionError), gate.admit():
+        raise ZeroDivisionError
+    with gate.admit():
+        pass
+    with gate.admit():
+        pass
+
+
+def test_who_was_refused_does_not_free_the_place_of_another() -> None:
+    gate = Gate(2)
+    with gate.admit():
+        for _ in range(2):
+            with pytest.raises(TooManyWaiting), gate.admit():
+                pytest.fail("the refused one gave back a place that was not its own")

@@ -13,15 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from engine.buckets import Bucket
 from engine.config import ModelConfig, Source
 from engine.engine import Engine
-from engine.executable import Compiler, Executable
-from engine.model import Model
 from engine.observer import Observer
-from engine.runnable import Running
-from engine.spec import Array, Arrays
-from engine.testing import FakeClock
+from engine.spec import Array
 
 Serving = Callable[..., AbstractContextManager[Engine]]
 
@@ -171,42 +166,3 @@ def serving() -> Serving:
             engine.close(10)
 
     return serve
-
-
-class _CostedExecutable:
-    """A real executable that takes the time its size says, on a clock that only it moves."""
-
-    def __init__(self, executable: Executable, bucket: Bucket, clock: FakeClock) -> None:
-        self.memory = executable.memory
-        self._executable, self._bucket, self._clock = executable, bucket, clock
-
-    def launch(self, inputs: Arrays) -> Running:
-        tokens = self._bucket.rows * (self._bucket.length or 1)
-        self._clock.advance(1e-3 + 1e-5 * tokens)
-        return self._executable.launch(inputs)
-
-
-class CostedCompiler:
-    """Compiles for real; what a bucket costs is arithmetic, so a test knows which one is chosen:
-    the smallest that holds the rows.
-    """
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self.executables: dict[Bucket, Executable] = {}
-
-    def __call__(self, model: Model) -> CostedCompiler:
-        self._real = Compiler(model)
-        self.weights_bytes = self._real.weights_bytes
-        return self
-
-    def compile(self, bucket: Bucket) -> _CostedExecutable:
-        self.executables[bucket] = self._real.compile(bucket)
-        return _CostedExecutable(self.executables[bucket], bucket, self._clock)
-
-
-@pytest.fixture(scope="module")
-def costed() -> tuple[FakeClock, CostedCompiler]:
-    """A clock and a compiler for `Engine(clock=..., compiler=...)`, for one model."""
-    clock = FakeClock()
-    return clock, CostedCompiler(clock)

@@ -27,7 +27,7 @@ from engine.testing import puppet_config
 
 WIDTH, ROWS, REQUESTS = 512, 4, 12
 BUSY_ROUNDS = 2000
-"""About 10 ms of work before the input is read."""
+"""Some 8 ms of work before the input is read."""
 
 ALIGNMENT = 64
 
@@ -102,7 +102,8 @@ def wrong_answers(serving: Any, **parts: Any) -> int:
         for x, ticket in zip(asked, tickets, strict=True):
             wrong += not np.array_equal(engine.result("puppet", ticket)["y"], 2 * x + 1)
         assert engine.stats("puppet").counts.batches == REQUESTS
-    print("WRONG", wrong, engine.stats("puppet").cost_table); return wrong
+    print("WRONG", wrong, engine.stats("puppet").cost_table)
+    return wrong
 
 
 def test_every_client_gets_its_own_answer_while_two_batches_are_in_flight(

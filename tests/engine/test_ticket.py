@@ -199,7 +199,9 @@ class DawdlingTicket(Ticket):
 
 
 @pytest.mark.parametrize(
-    "names", [("deliver", "cancel"), ("fail", "cancel"), ("fail", "deliver"), ("fail", "fail")]
+    "names",
+    [("deliver", "cancel"), ("fail", "cancel"), ("fail", "deliver"), ("fail", "fail")],
+    ids="-against-".join,
 )
 def test_of_two_who_settle_at_once_exactly_one_does(heard: Heard, names: tuple[str, str]) -> None:
     tickets = [heard.ticket(kind=DawdlingTicket) for _ in range(200)]

@@ -1,0 +1,572 @@
+"""Settings: what a config may say, and the one line that tells what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.settings import ModelTable, ServerTable, Settings, load
+from engine.config import ModelConfig, Source
+from engine.errors import ConfigError
+
+Write = Callable[[str], Path]
+
+ROOT = Path(__file__).parents[2]
+PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\n'
+DIGITS = '[[models]]\nname = "d"\nfamily = "digits"\n'
+NO_MODEL_KEYS = (
+    "name, family, path, sha256, factory, options, rows, lengths, max_wait_ms, hold, "
+    "max_queue_rows, timeout_ms, slo_ms, in_flight, tolerance, compile_threads, required"
+)
+
+
+def refusal(file: Path, environment: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(file, environment)
+    said = str(refused.value)
+    assert "\n" not in said
+    return said
+
+
+# --- what may be said -----------------------------------------------------------------------------
+
+
+def test_a_config_that_says_the_least_gets_the_defaults(write: Write) -> None:
+    file = write(PUPPET)
+    source = Source(factory="engine.testing:puppet_model")
+    assert load(file) == Settings(
+        file=str(file),
+        models=(ModelConfig("p", source, base=file.parent),),
+        host="127.0.0.1",
+        port=8000,
+        threads=256,
+        max_body_bytes=16 * 1024 * 1024,
+        keepalive_s=75,
+        graceful_timeout_s=30,
+        log_level="info",
+    )
+
+
+def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
+    file = write(
+        """
+        [server]
+        bind = "0.0.0.0:9000"
+        threads = 8
+        max_body_bytes = 1024
+        keepalive_s = 5
+        graceful_timeout_s = 2.5
+        log_level = "debug"
+
+        [[models]]
+        name = "p"
+        factory = "engine.testing:puppet_model"
+        options = { a = 1 }
+        rows = [1, 8]
+        lengths = [16, 32]
+        max_wait_ms = 3
+        hold = true
+        max_queue_rows = 7
+        timeout_ms = 250.0
+        slo_ms = 20
+        in_flight = 3
+        tolerance = 0.5
+        compile_threads = 1
+        required = false
+        """
+    )
+    model = ModelConfig(
+        name="p",
+        source=Source(factory="engine.testing:puppet_model", options={"a": 1}),
+        rows=(1, 8),
+        lengths=(16, 32),
+        max_wait_s=0.003,
+        hold=True,
+        max_queue_rows=7,
+        timeout_s=0.25,
+        slo_s=0.02,
+        in_flight=3,
+        tolerance=0.5,
+        compile_threads=1,
+        required=False,
+        base=file.parent,
+    )
+    expected = Settings(str(file), (model,), "0.0.0.0", 9000, 8, 1024, 5, 2.5, "debug")
+    assert load(file) == expected
+
+
+def test_the_demo_config_is_valid() -> None:
+    demo = load(ROOT / "configs/demo.toml")
+    assert [(model.name, model.required) for model in demo.models] == [
+        ("digits", True),
+        ("minilm", False),
+    ]
+    assert demo.url == "http://127.0.0.1:8000"
+
+
+def test_the_example_config_is_valid() -> None:
+    (iris,) = load(ROOT / "examples/iris/brim.toml").models
+    assert iris.source.options == {"weights": "iris.safetensors", "hidden": 16}
+
+
+def test_relative_paths_start_from_the_configs_directory(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = ROOT / "examples/digits/digits.safetensors"
+    file = write(DIGITS + 'path = "weights.safetensors"\n')
+    (file.parent / "weights.safetensors").write_bytes(weights.read_bytes())
+    monkeypatch.chdir("/")
+    assert load(file).models[0].base == file.parent
+
+
+def test_a_model_that_is_not_required_may_lack_its_weights(write: Write) -> None:
+    (model,) = load(write(DIGITS + 'path = "gone"\nrequired = false\n')).models
+    assert model.source.path == "gone"
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("localhost:1", "http://localhost:1"),
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        (":80", "http://127.0.0.1:80"),
+        ("[::]:80", "http://127.0.0.1:80"),
+        ("[::1]:80", "http://[::1]:80"),
+    ],
+    ids=["default", "a name", "everywhere", "no host", "everywhere, v6", "v6"],
+)
+def test_the_url_is_one_that_a_person_on_this_machine_can_open(
+    write: Write, bind: str, url: str
+) -> None:
+    assert load(write(f'[server]\nbind = "{bind}"\n{PUPPET}')).url == url
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "flag", "host"),
+    [
+        (None, None, None, "127.0.0.1"),
+        ("file:1", None, None, "file"),
+        ("file:1", "env:1", None, "env"),
+        ("file:1", None, "flag:1", "flag"),
+        (None, "env:1", "flag:1", "flag"),
+        ("file:1", "env:1", "flag:1", "flag"),
+    ],
+    ids=["default", "file", "environment", "flag over file", "flag over env", "all three"],
+)
+def test_flags_win_over_the_environment_which_wins_over_the_file(
+    write: Write, file: str | None, environment: str | None, flag: str | None, host: str
+) -> None:
+    said = f'bind = "{file}"' if file else ""
+    variables = {"BRIM_BIND": environment} if environment else {}
+    settings = load(write(f"[server]\n{said}\n{PUPPET}"), variables)
+    assert settings.with_flags(bind=flag).host == host
+
+
+def test_threads_follow_the_same_order(write: Write) -> None:
+    file = write(f"[server]\nthreads = 1\n{PUPPET}")
+    assert load(file).threads == 1
+    assert load(file, {"BRIM_THREADS": "2"}).threads == 2
+    assert load(file, {"BRIM_THREADS": "2"}).with_flags(threads=3).threads == 3
+
+
+def test_loading_a_config_imports_no_jax(write: Write) -> None:
+    script = (
+        "import sys; from app import settings; settings.load(sys.argv[1]);"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(ROOT / "configs/demo.toml")], cwd=ROOT, check=True
+    )
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param(
+            f"[server]\nthread = 2\n{PUPPET}",
+            "server.thread: got 2, expected a known key, one of bind, threads, max_body_bytes, "
+            "keepalive_s, graceful_timeout_s, log_level; did you mean threads?",
+            id="an unknown key of the server",
+        ),
+        pytest.param(
+            f"{PUPPET}row = [1]\n",
+            f"models[0].row: got [1], expected a known key, one of {NO_MODEL_KEYS}; "
+            "did you mean rows?",
+            id="an unknown key of a model",
+        ),
+        pytest.param(
+            f"{PUPPET}zzz = 1\n",
+            f"models[0].zzz: got 1, expected a known key, one of {NO_MODEL_KEYS}",
+            id="an unknown key that is like no other",
+        ),
+        pytest.param(
+            f"[sever]\n{PUPPET}",
+            "sever: got {}, expected a known key, one of models, server; did you mean server?",
+            id="an unknown table",
+        ),
+        pytest.param(
+            f'[server]\nthreads = "8"\n{PUPPET}',
+            "server.threads: got '8', expected int",
+            id="a number as text",
+        ),
+        pytest.param(
+            f"[server]\nthreads = true\n{PUPPET}",
+            "server.threads: got True, expected int",
+            id="true is no number",
+        ),
+        pytest.param(
+            f"{PUPPET}rows = [1, 2.5]\n",
+            "models[0].rows[1]: got 2.5, expected int",
+            id="half a row",
+        ),
+        pytest.param(
+            f"{PUPPET}rows = 3\n",
+            "models[0].rows: got 3, expected array",
+            id="a bucket that is no list",
+        ),
+        pytest.param(
+            f"{PUPPET}hold = 1\n", "models[0].hold: got 1, expected bool", id="1 is not true"
+        ),
+        pytest.param(
+            f"{PUPPET}options = 1\n", "models[0].options: got 1, expected object", id="no table"
+        ),
+        pytest.param(
+            f"server = 3\n{PUPPET}", "server: got 3, expected object", id="a server that is none"
+        ),
+        pytest.param(
+            '[models]\nname = "p"\n',
+            "models: got {'name': 'p'}, expected array",
+            id="one pair of brackets too few",
+        ),
+        pytest.param(
+            f"[server]\nthreads = 0\n{PUPPET}",
+            "server.threads: got 0, expected int >= 1",
+            id="nobody to serve",
+        ),
+        pytest.param(
+            f"[server]\nmax_body_bytes = 0\n{PUPPET}",
+            "server.max_body_bytes: got 0, expected int >= 1",
+            id="no body fits",
+        ),
+        pytest.param(
+            f"[server]\nkeepalive_s = -1\n{PUPPET}",
+            "server.keepalive_s: got -1, expected float >= 0.0",
+            id="a negative time of the server",
+        ),
+        pytest.param(
+            f"[server]\nkeepalive_s = nan\n{PUPPET}",
+            "server.keepalive_s: got nan, expected float >= 0.0",
+            id="no time at all",
+        ),
+        pytest.param(
+            f"[server]\ngraceful_timeout_s = inf\n{PUPPET}",
+            "server.graceful_timeout_s: got inf, expected float <= 86400.0",
+            id="for ever",
+        ),
+        pytest.param(
+            f'[server]\nbind = "nope"\n{PUPPET}',
+            "server.bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+            id="no port",
+        ),
+        pytest.param(
+            f'[server]\nbind = "a:65536"\n{PUPPET}',
+            "server.bind: got 'a:65536', expected HOST:PORT, as in 127.0.0.1:8000",
+            id="no such port",
+        ),
+        pytest.param(
+            f'[server]\nbind = "a:-1"\n{PUPPET}',
+            "server.bind: got 'a:-1', expected HOST:PORT, as in 127.0.0.1:8000",
+            id="a negative port",
+        ),
+        pytest.param(
+            f'[server]\nlog_level = "loud"\n{PUPPET}',
+            "server.log_level: got 'loud', expected one of debug, info, warning, error",
+            id="an unknown log level",
+        ),
+        pytest.param("", "models: got None, expected a value; the key is missing", id="empty file"),
+        pytest.param("models = []\n", "models: got [], expected at least one [[models]]", id="[]"),
+        pytest.param(
+            '[[models]]\nfamily = "digits"\n',
+            "models[0].name: got None, expected a value; the key is missing",
+            id="a model without a name",
+        ),
+        pytest.param(
+            '[[models]]\nname = "a/b"\nfactory = "a:b"\n',
+            "models[0].name: got 'a/b', expected letters, digits, dots, dashes and underscores",
+            id="a name that is no part of a URL",
+        ),
+        pytest.param(
+            PUPPET + PUPPET,
+            "models[1].name: got 'p', expected a name that no other model has",
+            id="a name twice",
+        ),
+        pytest.param(
+            '[[models]]\nname = "p"\n',
+            "models[0].family: got {'family': None, 'factory': None}, "
+            "expected exactly one of family and factory",
+            id="neither family nor factory",
+        ),
+        pytest.param(
+            f'{PUPPET}family = "digits"\n',
+            "models[0].family: got {'family': 'digits', 'factory': 'engine.testing:puppet_model'}, "
+            "expected exactly one of family and factory",
+            id="both family and factory",
+        ),
+        pytest.param(
+            f'{PUPPET}path = "w"\n',
+            "models[0].path: got 'w', expected no path beside a factory; put it into options",
+            id="a factory with a path",
+        ),
+        pytest.param(
+            f'{PUPPET}sha256 = "{"0" * 64}"\n',
+            f"models[0].sha256: got '{'0' * 64}', expected no sha256 beside a factory",
+            id="a factory with a checksum",
+        ),
+        pytest.param(
+            '[[models]]\nname = "d"\nfamily = "digitz"\npath = "w"\n',
+            "models[0].family: got 'digitz', expected one of bert-embedding, digits",
+            id="an unknown family",
+        ),
+        pytest.param(
+            '[[models]]\nname = "d"\nfamily = "digitz"\npath = "w"\nrequired = false\n',
+            "models[0].family: got 'digitz', expected one of bert-embedding, digits",
+            id="an unknown family, required or not",
+        ),
+        pytest.param(
+            DIGITS,
+            "models[0].path: got None, expected where the weights of family 'digits' are",
+            id="a family without a path",
+        ),
+        pytest.param(
+            f'{DIGITS}path = "gone"\n',
+            "models[0].path: got 'gone', "
+            "expected an existing file or directory; {directory}/gone is not there",
+            id="weights that are not there",
+        ),
+        pytest.param(
+            f'{DIGITS}path = "package:no_such_package/model"\n',
+            "models[0].path: got 'package:no_such_package/model', "
+            "expected an installed package 'no_such_package'",
+            id="a package that is not installed",
+        ),
+        pytest.param(
+            f'{DIGITS}path = "w"\nsha256 = "ABC"\n',
+            "models[0].sha256: got 'ABC', expected 64 hexadecimal digits in lower case",
+            id="a checksum that is none",
+        ),
+        pytest.param(
+            '[[models]]\nname = "p"\nfactory = "nocolon"\n',
+            "models[0].factory: got 'nocolon', expected 'package.module:function'",
+            id="a factory without a function",
+        ),
+        pytest.param(
+            '[[models]]\nname = "p"\nfactory = "no_such_module:f"\n',
+            "models[0].factory: got 'no_such_module:f', "
+            "expected a module 'no_such_module' that can be imported",
+            id="a factory that is nowhere",
+        ),
+        pytest.param(
+            f"{PUPPET}rows = [2, 1]\n",
+            "models[0].rows: got [2, 1], expected whole numbers from 1 up, strictly increasing",
+            id="buckets out of order",
+        ),
+        pytest.param(
+            f"{PUPPET}lengths = [0]\n",
+            "models[0].lengths: got [0], expected whole numbers from 1 up, strictly increasing",
+            id="a bucket without length",
+        ),
+        pytest.param(
+            f"{PUPPET}rows = []\n",
+            "models[0].rows: got [], expected at least one bucket size",
+            id="no bucket",
+        ),
+        pytest.param(
+            f"{PUPPET}max_wait_ms = -1\n",
+            "models[0].max_wait_ms: got -1.0, expected 0 or more milliseconds",
+            id="a negative time",
+        ),
+        pytest.param(
+            f"{PUPPET}timeout_ms = 0\n",
+            "models[0].timeout_ms: got 0.0, expected more than 0 milliseconds",
+            id="no time to answer",
+        ),
+        pytest.param(
+            f"{PUPPET}slo_ms = inf\n",
+            "models[0].slo_ms: got inf, expected more than 0 milliseconds",
+            id="no promise",
+        ),
+        pytest.param(
+            f"{PUPPET}tolerance = -0.1\n",
+            "models[0].tolerance: got -0.1, expected 0 or more",
+            id="a negative tolerance",
+        ),
+        pytest.param(
+            f"{PUPPET}max_queue_rows = 0\n",
+            "models[0].max_queue_rows: got 0, expected a whole number from 1 up",
+            id="no queue",
+        ),
+        pytest.param(
+            f"{PUPPET}in_flight = 0\n",
+            "models[0].in_flight: got 0, expected a whole number from 1 up",
+            id="nothing may run",
+        ),
+        pytest.param(
+            f"{PUPPET}compile_threads = 0\n",
+            "models[0].compile_threads: got 0, expected a whole number from 1 up",
+            id="nobody to compile",
+        ),
+    ],
+)
+def test_a_wrong_config_is_told_in_one_line_with_file_key_value_and_what_is_allowed(
+    write: Write, text: str, line: str
+) -> None:
+    file = write(text)
+    assert refusal(file) == f"{file}: {line.replace('{directory}', str(file.parent))}"
+
+
+def test_weights_that_are_not_the_pinned_ones_are_told_with_both_checksums(write: Write) -> None:
+    file = write(f'{DIGITS}path = "w"\nsha256 = "{"0" * 64}"\n')
+    weights = file.parent / "w"
+    weights.write_bytes(b"")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert refusal(file) == (
+        f"{file}: models[0].sha256: got '{'0' * 64}', expected {empty}, which is that of {weights}"
+    )
+
+
+def test_a_file_that_is_not_toml_is_told_with_the_place(write: Write) -> None:
+    file = write("[[models]\n")
+    assert refusal(file) == (
+        f"{file}: got 'brim.toml', expected TOML: "
+        "Expected ']]' at the end of an array declaration (at line 1, column 9)"
+    )
+
+
+def test_a_file_that_is_not_text_is_told_so(tmp_path: Path) -> None:
+    file = tmp_path / "brim.toml"
+    file.write_bytes(b"\xff\xfe")
+    assert refusal(file).startswith(f"{file}: got 'brim.toml', expected TOML: 'utf-8' codec")
+
+
+def test_a_file_that_is_not_there_is_told_with_the_systems_reason(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.toml"
+    assert refusal(gone) == f"got '{gone}', expected a readable file: No such file or directory"
+    assert refusal(tmp_path) == f"got '{tmp_path}', expected a readable file: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        (
+            {"BRIM_BIND": "nope"},
+            "BRIM_BIND: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+        ),
+        ({"BRIM_THREADS": "many"}, "BRIM_THREADS: got 'many', expected a whole number from 1 up"),
+        ({"BRIM_THREADS": "0"}, "BRIM_THREADS: got 0, expected a whole number from 1 up"),
+        ({"BRIM_THREADS": "-1"}, "BRIM_THREADS: got '-1', expected a whole number from 1 up"),
+    ],
+    ids=["bind", "threads", "no threads", "negative threads"],
+)
+def test_a_wrong_variable_is_told_by_its_own_name(
+    write: Write, environment: dict[str, str], line: str
+) -> None:
+    assert refusal(write(PUPPET), environment) == line
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"bind": "nope"}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
+        ({"threads": 0}, "--threads: got 0, expected a whole number from 1 up"),
+    ],
+    ids=["bind", "threads"],
+)
+def test_a_wrong_flag_is_told_by_its_own_name(
+    write: Write, flags: dict[str, object], line: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(write(PUPPET)).with_flags(**flags)
+    assert str(refused.value) == line
+
+
+KEYS = st.sampled_from(["models", "server", "bind", "threads", "name", "rows", "family", "x"])
+VALUES = st.sampled_from(["1", "-1", "true", "'a'", "[1]", "{}", "nan", "[{}]", "[{name='p'}]"])
+
+
+@given(st.lists(st.sampled_from(["[server]", "[[models]]", "[models]"]) | st.tuples(KEYS, VALUES)))
+def test_whatever_a_file_says_it_loads_or_is_told_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str | tuple[str, str]]
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.toml"
+    text = "\n".join(line if isinstance(line, str) else " = ".join(line) for line in lines)
+    file.write_text(text)
+    line = f"{file}: it loads"
+    try:
+        load(file)
+    except ConfigError as error:
+        line = str(error)
+    assert line.startswith(f"{file}: ")
+    assert "\n" not in line
+
+
+# --- one place for everything ---------------------------------------------------------------------
+
+
+def test_what_the_file_leaves_out_is_decided_in_one_place() -> None:
+    # a default in both the file's table and the engine's config would part some day
+    for field in msgspec.structs.fields(ModelTable):
+        if field.name in ModelConfig.__dataclass_fields__ and field.name != "name":
+            assert field.default is msgspec.UNSET, field.name
+
+
+def documented(table: str) -> dict[str, Any]:
+    """Key -> default, as the README's table of this name has them."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(f"| `{table}` |"))
+    found: dict[str, Any] = {}
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]):
+        _, keys, default, *_ = re.split(r"\s*\|\s*", line)
+        found |= dict.fromkeys(re.findall("`(.+?)`", keys), _value(default.strip("`")))
+    return found
+
+
+def _value(written: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        return written
+
+
+@pytest.mark.parametrize(
+    ("table", "struct"), [("[server]", ServerTable), ("[[models]]", ModelTable)]
+)
+def test_every_key_is_in_the_readme_and_no_other(table: str, struct: type[msgspec.Struct]) -> None:
+    assert sorted(documented(table)) == sorted(struct.__struct_fields__)
+
+
+def test_the_readme_tells_the_defaults_as_they_are() -> None:
+    said = documented("[server]") | documented("[[models]]")
+    actual = {field.name: field.default for field in msgspec.structs.fields(ServerTable)}
+    actual |= {field.name: field.default for field in dataclasses.fields(ModelConfig)}
+    actual |= {key: actual[f"{key[:-2]}s"] * 1e3 for key in said if key.endswith("_ms")}
+    without = {key for key, default in said.items() if default in ("", "none", "required")}
+    assert without == {"name", "family", "path", "sha256", "factory", "options", "lengths"}
+    for key in said.keys() - without:
+        default = actual[key]
+        assert said[key] == (list(default) if isinstance(default, tuple) else default), key

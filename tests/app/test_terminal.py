@@ -1,0 +1,257 @@
+"""What a person sees at the start: progress, then where the server is and what to try."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from app.codec import oip_json
+from app.services import VERSION
+from app.terminal import INLINE_VALUES, Terminal, example_body
+from engine.buckets import Bucket
+from engine.config import ModelConfig
+from engine.engine import Engine
+from engine.model import Model, Prepared
+from engine.spec import LENGTH, TensorSpec
+from engine.state import ModelState
+from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model
+from tests.app.conftest import PATIENCE_S, settings_of
+
+EXAMPLE = {"x": [[1.0, -1.0]]}
+URL = "http://127.0.0.1:8000"
+
+
+def load(config: ModelConfig) -> Model:
+    if config.name == "broken":
+        raise FileNotFoundError("[/tmp/weights] is empty")  # which is also markup
+    return puppet_model(example=None if config.name == "shy" else EXAMPLE)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A start-up that is over, and what was seen of it."""
+
+    engine: Engine
+    terminal: Terminal
+    screen: io.StringIO
+
+    @property
+    def text(self) -> str:
+        return self.screen.getvalue()
+
+    @property
+    def curls(self) -> list[str]:
+        return re.findall("curl .*", self.text)
+
+
+Show = Callable[..., Shown]
+
+
+@pytest.fixture
+def show() -> Iterator[Show]:
+    """Start the models of these names and watch."""
+    engines: list[Engine] = []
+
+    def start(*names: str, tty: bool = True, required: bool = True) -> Shown:
+        configs = [puppet_config(name=name, rows=(2, 4), required=required) for name in names]
+        screen = io.StringIO()
+        console = Console(
+            file=screen,
+            force_terminal=tty,
+            width=200,
+            color_system=None,
+            _environ={"TERM": "xterm"},
+        )
+        terminal = Terminal(settings_of(*configs), console)
+        engine = Engine(
+            configs,
+            terminal,
+            load=load,
+            compiler=PuppetCompiler(),
+            watch_compiles=lambda _alarm: lambda: None,
+        )
+        engines.append(engine)
+        terminal.attach(engine)
+        engine.start()
+        assert engine.wait_settled(PATIENCE_S)
+        return Shown(engine, terminal, screen)
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+def test_progress_comes_first_and_then_the_hello_with_the_url(show: Show) -> None:
+    text = show("puppet").text
+    # the bar's last picture, when the model was done: two buckets, compiled and proved
+    assert "proved 4, " in text
+    assert "4/4" in text
+    assert text.index("4/4") < text.index(f"Brim {VERSION} is ready on {URL}")
+    assert "2 buckets proven, " in text
+    assert "Ctrl-C stops it." in text
+
+
+def test_the_hello_has_three_lines_to_copy(show: Show) -> None:
+    lines = show("puppet").curls
+    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,-1.0]}]}'
+    assert lines == [
+        f"curl -s {URL}/readyz",
+        f"curl -s {URL}/v2/models/puppet/infer -d '{body}'",
+        f"curl -s {URL}/v2/models/puppet",
+    ]
+
+
+def test_with_two_models_each_has_its_line(show: Show) -> None:
+    urls = [line.split()[2] for line in show("a", "b").curls]
+    assert urls == [f"{URL}/readyz", f"{URL}/v2/models/a/infer", f"{URL}/v2/models/b/infer"]
+
+
+def test_a_model_without_an_example_is_suggested_by_what_it_says_of_itself(show: Show) -> None:
+    urls = [line.split()[2] for line in show("shy").curls]
+    assert urls == [f"{URL}/readyz", f"{URL}/v2/models/shy", f"{URL}/metrics"]
+
+
+def test_the_hello_waits_for_the_last_model_and_is_said_once(show: Show) -> None:
+    shown = show("a", "broken", "b")
+    shown.engine.drain()
+    assert shown.text.count("Brim ") == 1
+    assert shown.text.index("Brim ") > shown.text.rindex("4/4")
+
+
+def test_a_model_that_failed_is_shown_with_its_reason_and_not_suggested(show: Show) -> None:
+    shown = show("broken", "good", required=False)
+    assert f"Brim {VERSION} is ready on {URL}" in shown.text
+    (row,) = [line for line in shown.text.splitlines() if "FileNotFoundError" in line]
+    assert re.search(r"broken +failed +FileNotFoundError: \[/tmp/weights\] is empty", row)
+    assert not [line for line in shown.curls if "broken" in line]
+
+
+def test_a_server_whose_required_model_failed_says_that_it_is_not_ready(show: Show) -> None:
+    shown = show("broken")
+    assert f"Brim {VERSION} is not ready on {URL}" in shown.text
+    assert shown.curls == [f"curl -s {URL}/readyz"]
+
+
+def test_a_start_that_is_interrupted_says_no_hello(show: Show) -> None:
+    configs = [puppet_config(rows=(2, 4))]
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, _environ={"TERM": "xterm"})
+    terminal = Terminal(settings_of(*configs), console)
+    engine = Engine(configs, terminal, load=load, compiler=PuppetCompiler())
+    terminal.attach(engine)
+    engine.close()  # before `start`: the progress bar must go all the same
+    assert "Brim" not in screen.getvalue()
+
+
+def test_a_hello_without_an_engine_says_nothing() -> None:
+    screen = io.StringIO()
+    Terminal(settings_of(), Console(file=screen)).say_hello()
+    assert screen.getvalue() == ""
+
+
+# --- where nobody looks ---------------------------------------------------------------------------
+
+
+def test_without_a_terminal_there_is_one_log_line_a_state(
+    show: Show, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "brim.app")
+    shown = show("puppet", "broken", tty=False)
+    assert shown.text == ""
+    said = [record.message for record in caplog.records if record.name == "brim.app"]
+    assert said[:-1] == [
+        "model puppet is compiling",
+        "model puppet is warming",
+        "model puppet is ready",
+        "model broken is failed: FileNotFoundError: [/tmp/weights] is empty",
+    ]
+    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,-1.0]}]}'
+    assert said[-1] == (
+        f"listening on {URL}; try: curl -s {URL}/v2/models/puppet/infer -d '{body}'"
+    )
+
+
+def test_a_model_that_fails_later_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "brim.app")
+    terminal = Terminal(settings_of(), Console(file=io.StringIO()))
+    terminal.compiled("puppet", Bucket(4), 0.1)
+    terminal.state_changed("puppet", ModelState.READY, None)
+    terminal.state_changed("puppet", ModelState.FAILED, "a thread died")
+    assert [record.message for record in caplog.records] == [
+        "model puppet is ready",
+        "model puppet is failed: a thread died",
+    ]
+
+
+# --- the example ----------------------------------------------------------------------------------
+
+
+def with_preprocess(**changes: object) -> Model:
+    return puppet_model(
+        preprocess=lambda inputs: Prepared({"x": np.zeros((1, 2), np.float32)}),
+        device_inputs=(PUPPET_SPEC_IN,),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(puppet_model(example=EXAMPLE), id="one row"),
+        pytest.param(puppet_model(example={"x": [[1.0, 2.0], [3.0, 4.0]]}), id="two rows"),
+        pytest.param(
+            with_preprocess(
+                inputs=(TensorSpec("text", "BYTES"),),
+                example={"text": ['"full" to the brim: \\ \u00e9']},
+            ),
+            id="text that must be quoted",
+        ),
+        pytest.param(
+            with_preprocess(
+                inputs=(TensorSpec("ids", "INT64", (LENGTH,)), TensorSpec("n", "INT32")),
+                example={"ids": [[1, 2, 3]], "n": [7]},
+            ),
+            id="a dynamic axis and a scalar a row",
+        ),
+        pytest.param(
+            with_preprocess(
+                inputs=(TensorSpec("image", "FP32", (8, 8)),), example={"image": [[[0] * 8] * 8]}
+            ),
+            id="an image",
+        ),
+    ],
+)
+def test_what_people_are_told_to_send_is_what_the_server_takes(model: Model) -> None:
+    body = example_body(model)
+    assert body is not None
+    assert "'" not in body
+    asked = oip_json.decode(body.encode(), model.inputs, model.outputs)
+    assert {name: array.tolist() for name, array in asked.inputs.items()} == {
+        name: [row.encode() if isinstance(row, str) else row for row in data]
+        for name, data in (model.example or {}).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(puppet_model(), id="no example"),
+        pytest.param(
+            puppet_model(example={"x": [[0.0, 0.0]] * (INLINE_VALUES // 2 + 1)}),
+            id="too long for a line",
+        ),
+        pytest.param(
+            with_preprocess(inputs=(TensorSpec("t", "BYTES"),), example={"t": ["it's"]}),
+            id="a quote that would end the shell's",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_line_is_not_suggested(model: Model) -> None:
+    assert example_body(model) is None

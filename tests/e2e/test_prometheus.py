@@ -1,0 +1,155 @@
+"""A real Prometheus scrapes a real Brim, with the config and the rules that are shipped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Process, Server, StartProcess, WaitUntil
+
+pytestmark = pytest.mark.e2e
+
+CONFIGS: Final = Path(__file__).parents[2] / "configs"
+SHIPPED: Final = CONFIGS / "prometheus"
+DASHBOARD: Final[dict[str, Any]] = json.loads((CONFIGS / "grafana" / "brim.json").read_text())
+
+SCRAPED_S: Final = 60.0
+"""How long a number may take from Brim into an answer of Prometheus, which scrapes every second."""
+
+EMPTY: Final = {"Refused by error": "nothing is refused here"}
+"""Panels that have nothing to show, and why."""
+
+Ask = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    tool: Callable[[str], Path],
+    digits_server: Server,
+    digit: dict[str, Any],
+    start_process: StartProcess,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Process]:
+    """Prometheus, ready: the shipped config, but for this Brim's port and a faster pace."""
+    program = tool("prometheus")
+    config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+    config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(SHIPPED / file) for file in config["rule_files"]]
+    (scrape,) = config["scrape_configs"]
+    scrape["scrape_timeout"] = "1s"
+    scrape["static_configs"][0]["targets"] = [digits_server.url.removeprefix("http://")]
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    assert digits_server.post("/v2/models/digits/infer", digit).ok
+    started = start_process(
+        lambda port: [
+            program,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=warn",
+        ]
+    )
+    started.wait_for("/-/ready")
+    yield started
+    assert started.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def ask(prometheus: Process) -> Ask:
+    """Ask Prometheus for an expression, now."""
+
+    def ask(expression: str) -> list[dict[str, Any]]:
+        response = prometheus.get("/api/v1/query", params={"query": expression})
+        assert response.ok, response.text
+        found: list[dict[str, Any]] = response.json()["data"]["result"]
+        return found
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def seen(
+    ask: Ask,
+    prometheus: Process,
+    digits_server: Server,
+    digit: dict[str, Any],
+    wait_until: WaitUntil,
+) -> Ask:
+    """Ask for an expression until there are numbers, with requests coming in meanwhile."""
+
+    def seen(expression: str) -> list[dict[str, Any]]:
+        def look() -> list[dict[str, Any]]:
+            assert digits_server.post("/v2/models/digits/infer", digit).ok
+            return [one for one in ask(expression) if one["value"][1] != "NaN"]
+
+        found: list[dict[str, Any]] = wait_until(
+            look, lambda: f"{expression}\n{prometheus.log}", SCRAPED_S
+        )
+        return found
+
+    return seen
+
+
+def test_prometheus_sees_brim_and_its_model(seen: Ask) -> None:
+    assert seen('up{job="brim"} == 1')
+    assert seen("brim_ready == 1")
+    (ready,) = seen("brim_model_ready == 1")
+    assert ready["metric"]["model"] == "digits"
+    (slo,) = seen("brim_slo_seconds")
+    assert float(slo["value"][1]) == 0.05
+
+
+def test_every_answered_request_is_counted(
+    seen: Ask, digits_server: Server, digit: dict[str, Any]
+) -> None:
+    counter = 'brim_requests_total{model="digits",outcome="succeeded"}'
+    (before,) = seen(counter)
+    count = float(before["value"][1])
+    for _ in range(5):
+        assert digits_server.post("/v2/models/digits/infer", digit).ok
+    (after,) = seen(f"{counter} >= {count + 5}")
+    assert after["metric"]["job"] == "brim"
+
+
+def test_the_rules_are_loaded_and_evaluate_without_an_error(
+    prometheus: Process, wait_until: WaitUntil
+) -> None:
+    def rules() -> list[dict[str, Any]]:
+        groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def evaluated() -> bool:
+        return bool(rules()) and all(rule["health"] != "unknown" for rule in rules())
+
+    wait_until(evaluated, lambda: f"every rule evaluated: {rules()}", SCRAPED_S)
+    shipped = yaml.safe_load((SHIPPED / "alerts.yml").read_text())["groups"]
+    assert {rule["name"]: rule["health"] for rule in rules()} == {
+        rule["alert"]: "ok" for group in shipped for rule in group["rules"]
+    }
+    assert [rule["name"] for rule in rules() if rule["state"] == "firing"] == []
+
+
+def panels() -> Iterator[Any]:
+    """Every query of the dashboard."""
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            name = f"{panel['title']}-{target['refId']}".replace(" ", "_")
+            yield pytest.param(panel["title"], target, id=name)
+
+
+@pytest.mark.parametrize(("title", "target"), list(panels()))
+def test_a_panel_has_something_to_show(
+    title: str, target: dict[str, Any], ask: Ask, seen: Ask
+) -> None:
+    expression = target["expr"].replace("$__rate_interval", "15s").replace("$model", ".*")
+    found = ask(expression) if title in EMPTY else seen(expression)
+    wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+    assert all(wanted <= set(one["metric"]) for one in found)
