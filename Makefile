@@ -48,7 +48,7 @@ tools: $(TOOLS)/usr/bin/promtool
 
 $(TOOLS)/usr/bin/promtool:
 	@sh tests/fetch_debian.sh $(TOOLS) prometheus \
-		|| echo "brim: no prometheus here; its tests will be skipped"
+		|| echo "brim: Prometheus cannot be had; its tests are skipped, and fail in CI"
 
 lock: $(STAMP) ## write constraints.txt anew: the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv

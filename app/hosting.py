@@ -93,11 +93,12 @@ def build(settings: Settings) -> Flask:
 
 def _configure_logging(settings: Settings, console: Console) -> None:
     """Plain lines for a log collector; in a terminal, lines above the progress bar."""
-    plain = logging.StreamHandler()
-    plain.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s %(threadName)s: %(message)s")
-    )
-    handler = RichHandler(console=console, show_path=False) if console.is_terminal else plain
+    handler: logging.Handler = logging.StreamHandler()
+    layout = "%(asctime)s %(levelname)s %(name)s %(threadName)s: %(message)s"
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False)
+        layout = "%(message)s"  # the handler itself says when and how bad
+    handler.setFormatter(logging.Formatter(layout))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     # JAX reports at INFO every kind of device that it looks for and does not find
     logging.getLogger("jax").setLevel(max(logging.WARNING, logging.root.level))

@@ -200,6 +200,9 @@ class _Gauges(Collector):
         errors = gauge("inference_error_rate", "Share of requests the server failed, last minute")
         serving = gauge("brim_model_ready", "1 while the model serves")
         in_flight = gauge("brim_batches_in_flight", "Batches on the device now")
+        memory = GaugeMetricFamily(
+            "brim_device_memory_bytes", "Device memory by XLA's account", labels=["model", "kind"]
+        )
         for name, model in self._models.items():
             recent, stats = model.window.recent(), self._engine.stats(name)
             p99.add_metric([name], recent.p99_s * 1e3)
@@ -209,7 +212,11 @@ class _Gauges(Collector):
             errors.add_metric([name], recent.error_rate)
             serving.add_metric([name], stats.serving)
             in_flight.add_metric([name], stats.in_flight)
-        yield from (p99, rate, fill, depth, errors, serving, in_flight)
+            if stats.memory is not None:
+                memory.add_metric([name, "weights"], stats.memory.weights)
+                memory.add_metric([name, "code"], stats.memory.code)
+                memory.add_metric([name, "peak_batch"], stats.memory.peak_batch)
+        yield from (p99, rate, fill, depth, errors, serving, in_flight, memory)
         rss = self._process.memory_info().rss
         yield GaugeMetricFamily("memory_rss_bytes", "Resident memory of the process", value=rss)
         ready = self._engine.ready

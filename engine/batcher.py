@@ -86,6 +86,7 @@ class Batcher:
         self._queue = queue_
         self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
         self._answering: Launch[Ticket] | None = None
+        self._last_finished_at = float("-inf")
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._dead: str | None = None
         self._threads = (
@@ -247,6 +248,9 @@ class Batcher:
             except Exception as error:
                 failure = error
         finished_at = self._clock()
+        # a batch that was launched behind another has waited for it on the device
+        execute_s = finished_at - max(batch.started_at, self._last_finished_at)
+        self._last_finished_at = finished_at
         # before the tickets: whoever is answered may look at the load and must find it settled
         self._landed(batch)
         if failure is None:
@@ -261,7 +265,7 @@ class Batcher:
             rows=launch.rows,
             reason=launch.reason,
             gather_s=batch.gather_s,
-            execute_s=finished_at - batch.started_at,
+            execute_s=execute_s,
             failed=failure is not None,
         )
         self._observer.batch_done(self._name, report)

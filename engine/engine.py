@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from engine.config import ModelConfig
-from engine.errors import ConfigError, UnknownModel
+from engine.errors import BrimError, ConfigError, UnknownModel
 from engine.model import Model
 from engine.observer import Observer, Observers
 from engine.served_model import BucketCompiler, ServedModel
@@ -144,6 +144,14 @@ class Engine:
     def model(self, name: str) -> Model:
         """A model that serves. Raises `UnknownModel`, or why it does not serve."""
         return self._served(name).model
+
+    def admit(self, name: str) -> Model:
+        """As `model`, for a request that is about to come: a refusal is counted."""
+        return self._served(name).admit()
+
+    def count_refusal(self, name: str, error: BrimError) -> None:
+        """A request was turned away before it came here; the engine counts all of them."""
+        self._served(name).count_refusal(0, error)
 
     def submit(self, name: str, inputs: Arrays, timeout_s: float | None = None) -> Ticket:
         """Queue one request; see `ServedModel.submit`."""

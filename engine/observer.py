@@ -20,7 +20,11 @@ log = logging.getLogger("brim.engine")
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One batch that has come back. Seconds; `rows` are the real ones."""
+    """One batch that has come back. `rows` are the real ones.
+
+    `execute_s` counts from its launch, or from the end of the batch before it if that was later: the
+    time that it had the device, not the time that it waited for it.
+    """
 
     bucket: Bucket
     rows: int

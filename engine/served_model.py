@@ -35,7 +35,7 @@ from engine.errors import (
 from engine.model import Model, Prepared
 from engine.observer import BatchReport, Observer, Observers, TicketReport
 from engine.runnable import Runnable
-from engine.spec import Arrays, validate
+from engine.spec import Arrays, Extent, validate
 from engine.state import ModelState
 from engine.stats import Counts, MemoryUse, ModelStats, Progress
 from engine.ticket import Ticket
@@ -199,6 +199,18 @@ class ServedModel(Observer):
             raise self._refusal()
         return self._model
 
+    def admit(self) -> Model:
+        """The model, for a request that is about to come. A refusal is counted here."""
+        try:
+            return self.model
+        except (Refused, ModelFailed) as error:
+            self.count_refusal(0, error)
+            raise
+
+    def count_refusal(self, rows: int, error: BrimError) -> None:
+        """A request was turned away, here or by whoever stands in front of the engine."""
+        self._observer.refused(self.config.name, rows, error)
+
     def submit(self, inputs: Arrays, timeout_s: float | None = None) -> Ticket:
         """Check, preprocess and queue one request: wire tensors, rows first.
 
@@ -206,34 +218,30 @@ class ServedModel(Observer):
         refusals.
         """
         arrived_at = self._clock()
-        try:
-            model = self.model
-            wanted = self.config.timeout_s if timeout_s is None else timeout_s
-            # in this order a NaN is no wish; as a deadline it would never come
-            deadline = arrived_at + min(self.config.timeout_s, wanted)
-            prepared = self._prepare(model, inputs)
-            extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
-            if extent.rows > self.config.max_queue_rows:
-                most = self.config.max_queue_rows
-                raise InvalidRequest(
-                    "inputs", f"{extent.rows} rows never fit, expected 1 to {most}"
-                )
-            ticket = Ticket(
-                prepared.inputs,
-                extent,
-                lane=self.config.grid.fit_length(extent.length),
-                enqueued_at=arrived_at,
-                deadline=deadline,
-                clock=self._clock,
-                settled=self._ticket_settled,
-                parameters=prepared.parameters,
-            )
-            self._enqueue(ticket)
-        except (Refused, ModelFailed) as error:
-            rows = max((len(a) for a in inputs.values() if a.ndim), default=0)
-            self._observer.refused(self.config.name, rows, error)
-            raise
+        model = self.admit()
+        wanted = self.config.timeout_s if timeout_s is None else timeout_s
+        deadline = arrived_at + min(wanted, self.config.timeout_s)
+        prepared = self._prepare(model, inputs)
+        extent = self._extent(model, prepared)
+        ticket = Ticket(
+            prepared.inputs,
+            extent,
+            lane=self.config.grid.fit_length(extent.length),
+            enqueued_at=arrived_at,
+            deadline=deadline,
+            clock=self._clock,
+            settled=self._ticket_settled,
+            parameters=prepared.parameters,
+        )
+        self._enqueue(ticket)
         return ticket
+
+    def _extent(self, model: Model, prepared: Prepared) -> Extent:
+        extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
+        most = self.config.max_queue_rows
+        if extent.rows > most:
+            raise InvalidRequest("inputs", f"{extent.rows} rows never fit, expected 1 to {most}")
+        return extent
 
     def _prepare(self, model: Model, inputs: Arrays) -> Prepared:
         if model.preprocess is None:
@@ -249,7 +257,11 @@ class ServedModel(Observer):
     def _enqueue(self, ticket: Ticket) -> None:
         if self._batcher is None:
             raise AssertionError("READY without a batcher; this is a bug")
-        self._batcher.submit(ticket)
+        try:
+            self._batcher.submit(ticket)
+        except (Refused, ModelFailed) as error:
+            self.count_refusal(ticket.rows, error)
+            raise
         self._observer.queued(self.config.name, ticket.rows)
 
     def result(self, ticket: Ticket) -> Arrays:

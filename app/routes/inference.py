@@ -9,9 +9,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from app.codec import InferResponse, oip_json
+from app.errors import TooManyWaiting
 from app.services import MODEL_VERSION, VERSION, services
 from engine.engine import Engine
 from engine.errors import InvalidRequest
+from engine.model import Model
 from engine.spec import Arrays, TensorSpec
 from engine.ticket import Ticket
 
@@ -26,23 +28,31 @@ calls, and a client that left meanwhile is noticed as soon as the watch begins."
 def infer(name: str) -> Response:
     """Decode, submit, wait, encode."""
     engine = services().engine
-    with services().gate.admit():
-        model = engine.model(name)
-        if "Inference-Header-Content-Length" in request.headers:
-            raise InvalidRequest(
-                "Inference-Header-Content-Length", "binary tensors are not served; send JSON"
-            )
-        asked = oip_json.decode(request.get_data(cache=False), model.inputs, model.outputs)
-        ticket = engine.submit(name, asked.inputs)
-        outputs = _wait(engine, name, ticket)
-        answer = InferResponse(
-            model=name,
-            version=MODEL_VERSION,
-            outputs={key: outputs[key] for key in asked.outputs or outputs},
-            id=asked.id,
-            parameters=ticket.parameters,
+    model = engine.admit(name)
+    try:
+        with services().gate.admit():
+            return _infer(engine, name, model)
+    except TooManyWaiting as error:
+        engine.count_refusal(name, error)
+        raise
+
+
+def _infer(engine: Engine, name: str, model: Model) -> Response:
+    if "Inference-Header-Content-Length" in request.headers:
+        raise InvalidRequest(
+            "Inference-Header-Content-Length", "binary tensors are not served; send JSON"
         )
-        return Response(oip_json.encode(answer, model.outputs), content_type="application/json")
+    asked = oip_json.decode(request.get_data(cache=False), model.inputs, model.outputs)
+    ticket = engine.submit(name, asked.inputs)
+    outputs = _wait(engine, name, ticket)
+    answer = InferResponse(
+        model=name,
+        version=MODEL_VERSION,
+        outputs={key: outputs[key] for key in asked.outputs or outputs},
+        id=asked.id,
+        parameters=ticket.parameters,
+    )
+    return Response(oip_json.encode(answer, model.outputs), content_type="application/json")
 
 
 def _wait(engine: Engine, name: str, ticket: Ticket) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from app import hosting
+from app.services import VERSION
 from engine.testing import rows
 from tests.app.conftest import PATIENCE_S, Served, settings_of
 
@@ -209,11 +211,11 @@ say("parent")
 """
 
 
-def live(config: Path, *scripts: str) -> subprocess.CompletedProcess[str]:
+def live(config: Path, *scripts: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", "".join(scripts)],
         cwd=ROOT,
-        env={"BRIM_CONFIG": str(config), "PATH": ""},
+        env={"BRIM_CONFIG": str(config), "PATH": "", **environment},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -243,6 +245,20 @@ def test_a_life_without_a_terminal_is_told_in_plain_log_lines_and_ends_by_itself
     assert said[:3] == [f"INFO brim.app brim-engine: model p is {state}" for state in states]
     assert said[3].startswith("INFO brim.app brim-engine: listening on http://127.0.0.1:8000; try:")
     assert said[-1] == "INFO brim.app MainThread: model p is closed"
+
+
+def test_a_life_in_a_terminal_is_shown_and_logged_above_the_progress(write: Write) -> None:
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}
+    ended = live(
+        write(PUPPET),
+        LIFE,
+        "hosting.log.warning('[to be read as it is]')\n",
+        **terminal,
+    )
+    assert ended.returncode == 0, ended.stderr
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", ended.stderr)
+    assert plain.index("2/2") < plain.index(f"Brim {VERSION} is ready on http://127.0.0.1:8000")
+    assert re.search(r"WARNING +\[to be read as it is\]", plain)
 
 
 def test_the_log_level_is_the_configs(write: Write) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.metrics import Metrics
 from engine.batching import Reason
 from engine.buckets import Bucket
+from engine.engine import Engine
 from engine.errors import (
     BrimError,
     Cancelled,
@@ -36,17 +37,24 @@ ON_THE_PAGE = {
 
 
 class Heard:
-    """Metrics without an engine, and their numbers."""
+    """Metrics of an engine that never starts, and their numbers."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.metrics = Metrics((PUPPET,), self.registry, FakeClock())
+        self.metrics.watch(Engine((PUPPET,)))
 
     def __getitem__(self, name: str) -> float | None:
         """`requests_total{outcome=failed}`: without `brim_`, the model is the puppet."""
         name, _, inside = name.partition("{")
         labels = dict(part.split("=") for part in inside.rstrip("}").split(",") if part)
         return self.registry.get_sample_value(f"brim_{name}", {"model": "puppet", **labels})
+
+    def page(self, name: str) -> float:
+        """A number of the front page."""
+        value = self.registry.get_sample_value(name, {"model": "puppet"})
+        assert value is not None
+        return value
 
 
 @pytest.fixture
@@ -98,18 +106,18 @@ def test_a_batch_that_failed_counts_as_such_and_moved_no_rows(heard: Heard) -> N
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"),
+    ("error", "outcome", "error_rate"),
     [
-        pytest.param(None, "succeeded", id="answered"),
-        pytest.param(Cancelled("left"), "cancelled", id="the client left"),
-        pytest.param(DeadlineExceeded("late"), "expired", id="too late"),
-        pytest.param(ExecutionFailed("no"), "failed", id="the device failed"),
-        pytest.param(NonFiniteOutput("nan"), "failed", id="the model made NaN"),
-        pytest.param(ShuttingDown("bye", 1), "failed", id="the server stopped first"),
+        pytest.param(None, "succeeded", 0, id="answered"),
+        pytest.param(Cancelled("left"), "cancelled", 0, id="the client left"),
+        pytest.param(DeadlineExceeded("late"), "expired", 1, id="too late"),
+        pytest.param(ExecutionFailed("no"), "failed", 1, id="the device failed"),
+        pytest.param(NonFiniteOutput("nan"), "failed", 1, id="the model made NaN"),
+        pytest.param(ShuttingDown("bye", 1), "failed", 1, id="the server stopped first"),
     ],
 )
 def test_a_request_is_counted_once_by_how_it_ended(
-    heard: Heard, error: BrimError | None, outcome: str
+    heard: Heard, error: BrimError | None, outcome: str, error_rate: float
 ) -> None:
     heard.metrics.ticket_done("puppet", ticket(error))
     counts = {
@@ -119,6 +127,21 @@ def test_a_request_is_counted_once_by_how_it_ended(
     assert counts == {name: float(name == outcome) for name in counts}
     assert heard["request_latency_seconds_sum"] == pytest.approx(0.04)
     assert heard["queue_wait_seconds_sum"] == pytest.approx(0.003)
+    assert heard.page("inference_error_rate") == error_rate
+
+
+def test_the_p99_is_in_milliseconds_and_of_those_that_were_answered(heard: Heard) -> None:
+    heard.metrics.ticket_done("puppet", ticket())
+    for error in (Cancelled("left"), DeadlineExceeded("late")):
+        heard.metrics.ticket_done("puppet", TicketReport(1, None, 9.0, error))
+    assert heard.page("p99_latency_ms") == pytest.approx(40, rel=0.02)
+
+
+def test_the_fill_is_that_of_the_batches_that_came_back(heard: Heard) -> None:
+    heard.metrics.batch_done("puppet", batch(4))
+    heard.metrics.batch_done("puppet", batch(2))
+    heard.metrics.batch_done("puppet", batch(1, failed=True))
+    assert heard.page("batch_fill_rate") == 0.75
 
 
 def test_a_request_that_never_reached_the_device_has_no_queue_time(heard: Heard) -> None:

@@ -537,6 +537,13 @@ def test_a_waiting_client_gives_up_at_its_deadline_without_any_help(make_rig: Ri
 # --- a thread dies ------------------------------------------------------------------------------
 
 
+def assert_threads_end(rig: Rig) -> None:
+    """By themselves, without a close."""
+    for thread in rig.batcher._threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
 def batcher_dies(rig: Rig) -> None:
     """On its way to the device."""
     rig.devices[4].fail_launch = Death("at the launch")
@@ -587,6 +594,8 @@ def test_when_a_thread_dies_everybody_is_told_and_nobody_is_let_in(
     assert str(refused.value) == message
     assert rig.batcher.load() == Load(0, 0, 0, 0.0)
     assert reason in caplog.text
+    rig.free()
+    assert_threads_end(rig)
 
 
 def test_what_the_device_answers_after_the_death_of_the_batcher_is_dropped(rig: Rig) -> None:
@@ -597,6 +606,7 @@ def test_what_the_device_answers_after_the_death_of_the_batcher_is_dropped(rig: 
     rig.reports(1)
     assert isinstance(error_of(computing), ModelFailed)
     assert len(rig.settled) == 1
+    assert rig.queue.in_flight == 0
 
 
 def test_a_death_between_two_answers_of_one_batch_leaves_nobody_behind(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import engine.engine
 from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.errors import ConfigError, ModelFailed, NotReady, ShuttingDown, UnknownModel
@@ -21,6 +18,7 @@ from engine.state import ModelState
 from engine.testing import (
     FakeClock,
     PuppetCompiler,
+    PuppetExecutable,
     RecordingObserver,
     expected_rows,
     puppet_config,
@@ -48,10 +46,13 @@ class Rig:
             configs,
             self.observer,
             clock=clock,
-            load=lambda config: self.load(config),
+            load=self._load,
             compiler=lambda _model: next(self._next),
             watch_compiles=self._watch,
         )
+
+    def _load(self, config: ModelConfig) -> Model:
+        return self.load(config)
 
     def _watch(self, alarm: Callable[[], None]) -> Callable[[], None]:
         self.alarm = alarm
@@ -66,7 +67,7 @@ class Rig:
         assert self.engine.wait_settled(PATIENCE_S)
         return self
 
-    def puppets(self) -> list[Any]:
+    def puppets(self) -> list[PuppetExecutable]:
         return [p for c in self.compilers.values() for p in c.executables.values()]
 
     def free(self) -> None:
@@ -242,10 +243,11 @@ def test_a_stalled_device_is_not_ready_until_it_answers(
 ) -> None:
     rig = make_rig(A).start()
     (puppet,) = rig.puppets()
+    while puppet.entered.acquire(blocking=False):
+        pass  # what the proof has run
     puppet.hold()
     ticket = rig.engine.submit("a", rows(1))
-    while not puppet.launched[-1]["x"][0, 0] == 1:
-        assert puppet.entered.acquire(timeout=PATIENCE_S)
+    assert puppet.entered.acquire(timeout=PATIENCE_S)
     clock.advance(STALL_S - 1)
     assert rig.engine.ready
     clock.advance(2)

@@ -190,6 +190,7 @@ def test_progress_stops_with_the_start_up(live: LifeMaker) -> None:
     life.bring_up()
     before = life.served.stats().progress
     life.clock.advance(100)
+    life.served.drain()
     assert life.served.stats().progress == before == Progress(3, 3, 0.0, 0.0)
 
 
@@ -358,6 +359,17 @@ def test_closed_between_the_proof_and_ready_nothing_is_served(
     life.bring_up()
     assert life.states == [COMPILING, WARMING, DRAINING]
     assert isinstance(refusal(life), ShuttingDown)
+
+
+def test_failed_on_its_way_up_from_outside_nothing_is_left_running(live: LifeMaker) -> None:
+    life = live()
+    life.observer.proved = lambda *_event: life.served.fail("forked")  # type: ignore[method-assign]
+    life.bring_up()
+    assert life.served.stats().reason == "forked"
+    for thread in threading.enumerate():
+        if thread.name.startswith("brim-"):
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 # --- one request --------------------------------------------------------------------------------

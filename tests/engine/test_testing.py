@@ -17,6 +17,7 @@ from engine.testing import (
     puppet_config,
     puppet_model,
     rows,
+    texts,
 )
 
 
@@ -104,3 +105,8 @@ def test_a_recording_waits_for_events_and_says_what_it_heard_instead() -> None:
 def test_a_puppets_config_can_be_changed() -> None:
     assert puppet_config().rows == (1, 2, 4)
     assert puppet_config(name="other").name == "other"
+
+
+def test_texts_are_bytes_one_row_each() -> None:
+    assert texts("é", b"\xff")["text"].tolist() == ["é".encode(), b"\xff"]
+    assert texts("a").keys() == {"text"}

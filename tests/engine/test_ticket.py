@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded, ModelFailed
-from engine.spec import Arrays, Extent
+from engine.spec import Extent
 from engine.testing import FakeClock
 from engine.ticket import Ticket
 
@@ -227,24 +227,31 @@ def test_of_two_who_settle_at_once_exactly_one_does(heard: Heard, names: tuple[s
 def test_losing_against_somebody_who_has_not_finished_settling_waits_for_it(heard: Heard) -> None:
     """At the deadline, the winner may be between its decision and its announcement."""
     ticket = heard.ticket(timeout_s=1.0)
-    deciding, announce = threading.Event(), threading.Event()
+    deciding, waited_for = threading.Event(), threading.Event()
+    order: list[str] = []
 
-    def slow(_ticket: Ticket, _error: BrimError | None) -> None:
+    def announce(_ticket: Ticket, _error: BrimError | None) -> None:
         deciding.set()
-        announce.wait(30)
+        waited_for.wait(30)
+        order.append("announced")
 
-    ticket._settled = slow
+    class Done(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                waited_for.set()
+            return super().wait(timeout)
+
+    ticket._settled, ticket._done = announce, Done()
     settler = threading.Thread(target=ticket.deliver, args=(0, part(0, 1)))
     settler.start()
     assert deciding.wait(30)
     heard.clock.advance(1.0)
-    outcome: list[Arrays] = []
-    waiter = threading.Thread(target=lambda: outcome.append(ticket.result()))
-    waiter.start()
-    announce.set()
-    for thread in (settler, waiter):
-        thread.join()
-    assert outcome[0]["y"].tolist() == [0]
+    answered = answer(ticket)
+    order.append("answered")
+    waited_for.set()
+    settler.join()
+    assert answered == [0]
+    assert order == ["announced", "answered"]
     assert heard.withdrawn == []
 
 

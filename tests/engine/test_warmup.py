@@ -124,9 +124,18 @@ def gives_nan_in_the_last_place(inputs: Arrays) -> dict[str, Array]:
     return y(answer)
 
 
+def spoils_one_number(inputs: Arrays) -> dict[str, Array]:
+    answer = inputs["x"] * 2
+    answer[2:, 1] += 1
+    return y(answer)
+
+
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
+        pytest.param(
+            spoils_one_number, "bucket 4, row 2: output 'y' is 1 away", id="only-one-number"
+        ),
         pytest.param(mixes_rows, "bucket 2, row 0: output 'y' is .* away", id="mixes-rows"),
         pytest.param(
             looks_at_the_last_row,
