@@ -22,6 +22,9 @@ class TooManyWaiting(errors.Refused):
     """As many requests wait in this process as it has threads to spare for waiting."""
 
 
+LONGEST: Final = 1000
+"""Characters of an error message."""
+
 STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     errors.InvalidRequest: 400,
     errors.UnknownModel: 404,
@@ -40,11 +43,21 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
 
 def response_of(error: errors.BrimError) -> Response:
     """What the client is told of an engine error."""
-    response = jsonify(error=str(error))
-    response.status_code = STATUS[type(error)]
+    response = jsonify(error=_short(str(error)))
+    response.status_code = status_of(error)
     if isinstance(error, errors.Refused):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return response
+
+
+def status_of(error: errors.BrimError) -> int:
+    """The status of the nearest class in the table; a model's own subclasses are as their base."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def _short(message: str) -> str:
+    """What a client sent is named in the answer, but not all of its megabytes."""
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
 
 
 def _http_response(error: HTTPException) -> Response:

@@ -18,7 +18,7 @@ class Gate:
 
     def __init__(self, threads: int) -> None:
         """Of `threads`, one in sixteen and at least one stays free for probes and metrics."""
-        self.limit = max(1, threads - max(1, threads // 16))
+        self.limit = threads - max(1, threads // 16)
         self._places = threading.BoundedSemaphore(self.limit)
 
     @contextmanager

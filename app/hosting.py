@@ -75,7 +75,7 @@ def build(settings: Settings) -> Flask:
     _configure_logging(settings, console)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     disable_created_metrics()  # they double the number of series and nobody asks for them
-    metrics = Metrics(settings.models, CollectorRegistry())
+    metrics = Metrics(settings.models, CollectorRegistry(auto_describe=True))
     terminal = Terminal(settings, console)
     engine = Engine(settings.models, Observers([metrics, terminal]))
     terminal.attach(engine)
@@ -134,8 +134,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "workers": 1,
         "threads": settings.threads,
         "worker_connections": max(1000, 2 * settings.threads),
-        "keepalive": int(settings.keepalive_s),
-        "graceful_timeout": int(settings.graceful_timeout_s),
+        "keepalive": settings.keepalive_s,
+        "graceful_timeout": settings.graceful_timeout_s,
         # the heartbeat is a file: on a disk it may block, and a container's root may be read-only
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "preload_app": False,

@@ -24,7 +24,11 @@ from engine.config import ModelConfig, Source
 from engine.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=86_400)]
+
+MIN_THREADS, MAX_THREADS = 2, 100_000
+THREADS_ALLOWED = f"a whole number from {MIN_THREADS} to {MAX_THREADS}; one is kept for probes"
+Threads = Annotated[int, msgspec.Meta(ge=MIN_THREADS, le=MAX_THREADS)]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -33,7 +37,7 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[server]`. Times and sizes have their unit in the name."""
 
     bind: str = "127.0.0.1:8000"
-    threads: Positive = 256
+    threads: Threads = 256
     max_body_bytes: Positive = 16 * 1024 * 1024
     keepalive_s: Seconds = 75
     graceful_timeout_s: Seconds = 30
@@ -91,8 +95,8 @@ class Settings:
     port: int
     threads: int
     max_body_bytes: int
-    keepalive_s: float
-    graceful_timeout_s: float
+    keepalive_s: int
+    graceful_timeout_s: int
     log_level: str
 
     @property
@@ -113,8 +117,8 @@ class Settings:
             host, port = _address(called[0], bind)
             changed = replace(changed, host=host, port=port)
         if threads is not None:
-            if threads < 1:
-                raise ConfigError(called[1], threads, "a whole number from 1 up")
+            if not MIN_THREADS <= threads <= MAX_THREADS:
+                raise ConfigError(called[1], threads, THREADS_ALLOWED)
             changed = replace(changed, threads=threads)
         return changed
 
@@ -155,10 +159,12 @@ def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Sett
         raise error.in_file(str(path)) from None
     said = environment or {}
     threads = said.get("BRIM_THREADS")
-    if threads is not None and not threads.isdecimal():
-        raise ConfigError("BRIM_THREADS", threads, "a whole number from 1 up")
+    if threads and not re.fullmatch("[0-9]{1,9}", threads):
+        raise ConfigError("BRIM_THREADS", threads, THREADS_ALLOWED)
     return settings.with_flags(
-        said.get("BRIM_BIND"), int(threads) if threads else None, ("BRIM_BIND", "BRIM_THREADS")
+        said.get("BRIM_BIND") or None,
+        int(threads) if threads else None,
+        ("BRIM_BIND", "BRIM_THREADS"),
     )
 
 
@@ -214,7 +220,7 @@ def _check_files(config: ModelConfig) -> None:
 
 def _address(key: str, text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or not 0 <= int(port) < 2**16:
+    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) < 2**16:
         raise ConfigError(key, text, "HOST:PORT, as in 127.0.0.1:8000")
     return host, int(port)
 

@@ -35,7 +35,7 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """The last minute, or less since the start. NaN where nothing happened.
+    """The last minute, or less since the start. `p99_s` and `fill` are NaN where nothing happened.
 
     `p99_s` of the requests that were answered, `requests_per_second` with an outcome, `fill` real
     rows per bucket row, `error_rate` the share of outcomes that were the server's failure.

@@ -11,10 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from engine.buckets import BucketGrid
 from engine.errors import ConfigError
+
+LONGEST_S: Final = 1e9
+"""No time is longer: a thread that is to wait for 1e10 seconds gets an OverflowError instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,9 @@ class ModelConfig:
         for key, seconds in (("timeout_ms", self.timeout_s), ("slo_ms", self.slo_s)):
             if not 0 < seconds < math.inf:
                 raise ConfigError(key, seconds * 1e3, "more than 0 milliseconds")
+        for key, seconds in (("max_wait_ms", self.max_wait_s), ("timeout_ms", self.timeout_s)):
+            if seconds > LONGEST_S:
+                raise ConfigError(key, seconds * 1e3, f"at most {LONGEST_S * 1e3:g} milliseconds")
         if not 0 <= self.tolerance < math.inf:
             raise ConfigError("tolerance", self.tolerance, "0 or more")
 

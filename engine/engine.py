@@ -16,14 +16,18 @@ from engine.model import Model
 from engine.observer import Observer, Observers
 from engine.served_model import BucketCompiler, ServedModel
 from engine.spec import Arrays
+from engine.state import ModelState
 from engine.stats import ModelStats
 from engine.ticket import Ticket
 
 
 def _load(config: ModelConfig) -> Model:
-    from engine.models import load  # imports JAX: not before the engine's thread runs
+    # imports JAX: not before the engine's thread runs
+    from engine.executable import expected_compiles
+    from engine.models import load
 
-    return load(config)
+    with expected_compiles():
+        return load(config)
 
 
 def _compiler(model: Model) -> BucketCompiler:
@@ -97,18 +101,19 @@ class Engine:
             raise
         finally:
             self._settled.set()
+            if self._closing:
+                self._stop_watching()
 
     def _compiled_after_ready(self) -> None:
-        # while models still come up, a load may compile little things of its own
-        if self._settled.is_set():
+        if any(model.state is ModelState.READY for model in self._models.values()):
             with self._lock:
                 self.compiles_after_ready += 1
             self._observer.compiled_after_ready()
 
     def abandon(self, reason: str) -> None:
-        """Mark every model FAILED: this process cannot serve (it was forked, for instance)."""
+        """Mark every model FAILED, in a forked child: the threads stayed behind."""
         for model in self._models.values():
-            model.fail(reason)
+            model.abandon(reason)
 
     def drain(self) -> None:
         """Refuse what comes, finish what is there. Returns at once; `ready` is false from here."""
@@ -127,6 +132,10 @@ class Engine:
             model.close(max(0.0, give_up_at - self._clock()))
         if self._thread.ident is not None:
             self._thread.join(max(0.0, give_up_at - self._clock()))
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        # by whoever comes last, the closer or a start-up that the closer did not wait for
         if self._unwatch is not None:
             self._unwatch()
 

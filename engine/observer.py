@@ -22,8 +22,8 @@ log = logging.getLogger("brim.engine")
 class BatchReport:
     """One batch that has come back. `rows` are the real ones.
 
-    `execute_s` counts from its launch, or from the end of the batch before it if that was later: the
-    time that it had the device, not the time that it waited for it.
+    `execute_s` counts from its launch, or from the end of the batch before it if that was later:
+    the time that it had the device, not the time that it waited for it.
     """
 
     bucket: Bucket

@@ -172,6 +172,14 @@ class ServedModel(Observer):
         """Where its life stands."""
         return self._state
 
+    def abandon(self, reason: str) -> None:
+        """FAILED, in a forked child. No other thread lives here, and a lock may be held by one that
+        stayed behind, so none is taken.
+        """
+        self._lock = threading.Lock()
+        self._batcher = None
+        self._state, self._reason = ModelState.FAILED, reason
+
     def fail(self, reason: str) -> None:
         """The model is done for: the state says so, and every later request is told why."""
         self._become(ModelState.FAILED, reason)
@@ -220,7 +228,8 @@ class ServedModel(Observer):
         arrived_at = self._clock()
         model = self.admit()
         wanted = self.config.timeout_s if timeout_s is None else timeout_s
-        deadline = arrived_at + min(wanted, self.config.timeout_s)
+        # in this order a NaN is no wish; as a deadline it would never come
+        deadline = arrived_at + min(self.config.timeout_s, wanted)
         prepared = self._prepare(model, inputs)
         extent = self._extent(model, prepared)
         ticket = Ticket(

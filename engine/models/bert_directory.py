@@ -66,20 +66,7 @@ def read_directory(config: ModelConfig) -> Directory:
         raise ConfigError(
             "path", activation, f"hidden_act, one of {', '.join(get_args(Activation))}"
         )
-    try:
-        shape = BertShape(
-            vocabulary=said["vocab_size"],
-            positions=said["max_position_embeddings"],
-            token_types=said["type_vocab_size"],
-            hidden=said["hidden_size"],
-            intermediate=said["intermediate_size"],
-            layers=said["num_hidden_layers"],
-            heads=said["num_attention_heads"],
-            activation=activation,
-            norm_epsilon=said["layer_norm_eps"],
-        )
-    except KeyError as error:
-        raise ConfigError("path", str(config.source.path), f"{error} in config.json") from None
+    shape = _read_shape(config, said, activation)
     pooling, normalize = _read_pooling(config, root)
     limits = _json(config, root / "sentence_bert_config.json")
     return Directory(
@@ -88,9 +75,43 @@ def read_directory(config: ModelConfig) -> Directory:
         shape=shape,
         pooling=pooling,
         normalize=normalize,
-        # some directories state more than there are positions for
-        max_length=min(limits.get("max_seq_length") or shape.positions, shape.positions),
+        max_length=_read_limit(limits.get("max_seq_length") or shape.positions, shape),
     )
+
+
+def _read_limit(said: object, shape: BertShape) -> int:
+    """The limit in tokens; some directories state more than there are positions for."""
+    if type(said) is not int or said < 1:
+        raise ConfigError("path", said, "a whole number as 'max_seq_length'")
+    return min(said, shape.positions)
+
+
+_SIZES: Final = {
+    "vocabulary": "vocab_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+}
+
+
+def _read_shape(config: ModelConfig, said: dict[str, Any], activation: Activation) -> BertShape:
+    for key in (*_SIZES.values(), "layer_norm_eps"):
+        if key not in said:
+            raise ConfigError("path", str(config.source.path), f"{key!r} in config.json")
+    for key in _SIZES.values():
+        if type(said[key]) is not int or said[key] < 1:
+            raise ConfigError("path", said[key], f"a whole number as {key!r} in config.json")
+    epsilon = said["layer_norm_eps"]
+    if not isinstance(epsilon, float | int):
+        raise ConfigError("path", epsilon, "a number as 'layer_norm_eps' in config.json")
+    if said["hidden_size"] % said["num_attention_heads"]:
+        heads = said["num_attention_heads"]
+        raise ConfigError("path", heads, "num_attention_heads that divide hidden_size")
+    sizes = {ours: said[theirs] for ours, theirs in _SIZES.items()}
+    return BertShape(**sizes, activation=activation, norm_epsilon=epsilon)
 
 
 def _read_pooling(config: ModelConfig, root: Path) -> tuple[Pooling, bool]:

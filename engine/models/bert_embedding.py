@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import jax
 
 WIRE_INPUTS = (TensorSpec("text", "BYTES"),)
+SHORTEST = 3
+"""A sentence's first and last token are special ones; a bucket must hold one more."""
+
 DEVICE_INPUTS = (
     TensorSpec("ids", "INT32", (LENGTH,)),
     TensorSpec("mask", "INT32", (LENGTH,)),
@@ -42,8 +45,9 @@ def check(config: ModelConfig) -> Checked:
     weights_bytes = weights.check_file(config, directory.weights)
     if not config.lengths:
         raise ConfigError("lengths", [], "bucket lengths in tokens, like [32, 128]")
-    if config.lengths[-1] > directory.max_length:
-        raise ConfigError("lengths", list(config.lengths), f"at most {directory.max_length} tokens")
+    if not SHORTEST <= config.lengths[-1] <= directory.max_length:
+        allowed = f"{SHORTEST} to {directory.max_length} tokens for the longest"
+        raise ConfigError("lengths", list(config.lengths), allowed)
     shape = directory.shape
     return Checked(
         weights_bytes,

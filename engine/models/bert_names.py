@@ -23,7 +23,10 @@ _NORM = {"attended_norm": "attention.output.LayerNorm", "down_norm": "output.Lay
 
 
 def rename(arrays: Mapping[str, Array], layers: int) -> dict[str, Array]:
-    """From `BertModel`'s names to those of `SentenceEncoder`; what neither knows is left out.
+    """From `BertModel`'s names to those of `SentenceEncoder`.
+
+    What the encoder has no use for is left out (a pooler, a language model's head), but not a layer
+    beyond `layers`: a network that is cut short would answer, and wrongly.
 
     A dense weight is stored [out, in] there and [in, out] here. Query, key and value become one.
     """
@@ -43,6 +46,8 @@ def rename(arrays: Mapping[str, Array], layers: int) -> dict[str, Array]:
             names = [f"{theirs}attention.self.{n}.{part}" for n in ("query", "key", "value")]
             if all(name in found for name in names):
                 ours[f"layers.{i}.qkv.{to}"] = np.concatenate([found[n] for n in names], axis).T
+    surplus = (name for name in found if name.startswith("encoder.layer."))
+    ours |= {name: found[name] for name in surplus if int(name.split(".")[2]) >= layers}
     return {
         name: np.ascontiguousarray(array, np.float32)
         for name, array in ours.items()

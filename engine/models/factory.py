@@ -61,4 +61,4 @@ def _parts(config: ModelConfig) -> tuple[str, str]:
 def _make_importable(config: ModelConfig) -> None:
     directory = str(config.base.resolve())
     if directory not in sys.path:
-        sys.path.insert(0, directory)
+        sys.path.append(directory)  # at the end: a file there must not hide an installed module

@@ -66,7 +66,11 @@ def _array_bytes(config: ModelConfig, path: Path) -> int:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, path.stat().st_size)))
         header.pop("__metadata__", None)
-        return sum(end - start for start, end in (t["data_offsets"] for t in header.values()))
+        spans = [tensor["data_offsets"] for tensor in header.values()]
+        whole = 8 + length + max((end for _, end in spans), default=0)
+        if path.stat().st_size != whole:
+            raise ValueError(f"it has {path.stat().st_size} bytes and should have {whole}")
+        return sum(end - start for start, end in spans)
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         problem = f"a safetensors file; {path} is none: {error}"
         raise ConfigError("path", str(config.source.path), problem) from None

@@ -159,7 +159,11 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
     ("flags", "environment", "line"),
     [
         (["--bind", "nope"], {}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
-        (["--threads", "0"], {}, "--threads: got 0, expected a whole number from 1 up"),
+        (
+            ["--threads", "0"],
+            {},
+            "--threads: got 0, expected a whole number from 2 to 100000; one is kept for probes",
+        ),
         (
             [],
             {"BRIM_BIND": "nope"},

@@ -144,3 +144,15 @@ def test_a_body_that_turns_out_too_large_is_413_in_json(served: Served) -> None:
     )
     assert response.status_code == 413
     assert "capacity limit" in error_of(response)
+
+
+def test_a_models_own_kind_of_error_is_answered_as_its_base() -> None:
+    class TooBlurred(errors.InvalidRequest):
+        """What a user's preprocess may raise."""
+
+    assert web.status_of(TooBlurred("image", "too blurred")) == 400
+
+
+def test_a_long_message_is_cut_and_not_sent_back_whole() -> None:
+    assert len(web._short("x" * 10_000)) == web.LONGEST + 1
+    assert web._short("short") == "short"

@@ -12,9 +12,8 @@ from app.gate import Gate
 
 @pytest.mark.parametrize(
     ("threads", "limit"),
-    [(1, 1), (2, 1), (8, 7), (16, 15), (32, 30), (256, 240)],
+    [(2, 1), (8, 7), (16, 15), (32, 30), (256, 240)],
     ids=[
-        "a single thread must serve",
         "one is kept free",
         "one is kept free of a few",
         "a sixteenth is one",

@@ -337,6 +337,20 @@ def test_a_batch_says_how_long_it_took(rig: Rig) -> None:
     assert ticket.finished_at == 1000.25
 
 
+def test_a_batch_behind_another_is_timed_from_the_end_of_that_one(make_rig: RigMaker) -> None:
+    rig = make_rig(max_wait_s=0.0)
+    rig.occupy(1)
+    rig.submit(2)
+    rig.quiet()
+    assert rig.launched(1) == [[1], [2]]
+    rig.clock.advance(1.0)
+    rig.devices[1].proceed.release()
+    rig.reports(1)
+    rig.clock.advance(0.25)
+    rig.free()
+    assert [report.execute_s for report in rig.reports(2)] == [1.0, 0.25]
+
+
 def test_the_load_says_how_old_the_oldest_batch_is(rig: Rig) -> None:
     rig.occupy()
     rig.clock.advance(7)

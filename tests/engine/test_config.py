@@ -73,6 +73,8 @@ def test_a_wrong_source_names_the_key_and_what_is_allowed(
         pytest.param({"timeout_s": 0}, "timeout_ms", "more than 0", id="no-time"),
         pytest.param({"timeout_s": math.inf}, "timeout_ms", "more than 0", id="endless-timeout"),
         pytest.param({"timeout_s": math.nan}, "timeout_ms", "more than 0", id="nan-timeout"),
+        pytest.param({"timeout_s": 1e10}, "timeout_ms", "at most 1e.12", id="centuries"),
+        pytest.param({"max_wait_s": 1e10}, "max_wait_ms", "at most 1e.12", id="wait-centuries"),
         pytest.param({"slo_s": -1}, "slo_ms", "more than 0", id="negative-promise"),
         pytest.param({"tolerance": -1e-9}, "tolerance", "0 or more", id="negative-tolerance"),
         pytest.param({"tolerance": math.nan}, "tolerance", "0 or more", id="nan-tolerance"),
@@ -96,6 +98,7 @@ def test_a_wrong_time_is_reported_in_the_milliseconds_of_the_file() -> None:
     "change",
     [
         pytest.param({"max_wait_s": 0}, id="never-wait-for-company"),
+        pytest.param({"timeout_s": 1e9}, id="all-the-time-in-the-world"),
         pytest.param({"tolerance": 0}, id="bit-identical"),
         pytest.param({"rows": (3,), "lengths": (7,)}, id="one-odd-bucket"),
         pytest.param({"name": "A-z_0.9"}, id="every-kind-of-letter"),

@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import ModelConfig
 from engine.engine import Engine
-from engine.errors import ConfigError, ModelFailed, NotReady, ShuttingDown, UnknownModel
+from engine.errors import ConfigError, ModelFailed, NotReady, QueueFull, ShuttingDown, UnknownModel
 from engine.model import Model
 from engine.served_model import STALL_S
 from engine.state import ModelState
@@ -40,7 +40,7 @@ class Rig:
         self.compilers: dict[str, PuppetCompiler] = {c.name: PuppetCompiler() for c in configs}
         self.load: Callable[[ModelConfig], Model] = lambda _config: puppet_model()
         self.alarm: Callable[[], None] | None = None
-        self.unwatched = 0
+        self.watching = False
         self._next = iter(self.compilers.values())
         self.engine = Engine(
             configs,
@@ -56,9 +56,10 @@ class Rig:
 
     def _watch(self, alarm: Callable[[], None]) -> Callable[[], None]:
         self.alarm = alarm
+        self.watching = True
 
         def unwatch() -> None:
-            self.unwatched += 1
+            self.watching = False
 
         return unwatch
 
@@ -170,11 +171,15 @@ def test_when_the_engines_own_thread_dies_every_model_has_failed(
     assert [arguments.exc_type for arguments in died] == [Fatal]
 
 
-def test_an_abandoned_engine_serves_nobody(make_rig: RigMaker) -> None:
-    rig = make_rig(A, B).start()
+def test_an_abandoned_engine_serves_nobody_and_takes_no_lock(make_rig: RigMaker) -> None:
+    """As in a forked child, where whoever held the lock has stayed behind."""
+    rig = make_rig(A, B)
+    served = rig.engine._models["a"]
+    served._lock.acquire()
     rig.engine.abandon("forked after the start")
     assert not rig.engine.ready
     for name in "ab":
+        assert rig.engine.stats(name).state is ModelState.FAILED
         with pytest.raises(ModelFailed, match="has failed: forked after the start"):
             rig.engine.submit(name, rows(1))
 
@@ -201,6 +206,7 @@ def test_a_request_goes_to_the_model_it_names(make_rig: RigMaker) -> None:
         pytest.param(lambda e: e.stats("c"), id="stats"),
         pytest.param(lambda e: e.config("c"), id="config"),
         pytest.param(lambda e: e.model("c"), id="model"),
+        pytest.param(lambda e: e.admit("c"), id="admit"),
     ],
 )
 def test_a_model_that_is_not_there_is_unknown(
@@ -208,6 +214,21 @@ def test_a_model_that_is_not_there_is_unknown(
 ) -> None:
     with pytest.raises(UnknownModel, match="unknown model 'c'; this server has a, b"):
         ask(make_rig(A, B).engine)
+
+
+def test_who_stands_in_front_of_the_engine_asks_first_and_counts_its_own_refusals(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(A)
+    with pytest.raises(NotReady):
+        rig.engine.admit("a")
+    assert rig.engine.stats("a").counts.refused == 1
+    rig.start()
+    assert rig.engine.admit("a") is rig.engine.model("a")
+    error = QueueFull("too many wait", 1.0)
+    rig.engine.count_refusal("a", error)
+    assert rig.engine.stats("a").counts.refused == 2
+    assert rig.observer.named("refused")[-1] == ("a", 0, error)
 
 
 # --- readiness ----------------------------------------------------------------------------------
@@ -268,20 +289,22 @@ def test_a_draining_engine_is_not_ready_and_refuses(make_rig: RigMaker) -> None:
 # --- nothing compiles after ready ---------------------------------------------------------------
 
 
-def test_only_compiles_after_the_start_up_are_counted(make_rig: RigMaker) -> None:
+def test_an_unexpected_compile_is_counted_from_the_first_ready_model_on(
+    make_rig: RigMaker,
+) -> None:
     rig = make_rig(A, B)
+    counted: list[int] = []
 
     def load(_config: ModelConfig) -> Model:
         assert rig.alarm is not None
         rig.alarm()
+        counted.append(rig.engine.compiles_after_ready)
         return puppet_model()
 
     rig.load = load
     rig.start()
+    assert counted == [0, 1]
     assert rig.alarm is not None
-    assert rig.engine.compiles_after_ready == 0
-    assert rig.observer.named("compiled_after_ready") == []
-    rig.alarm()
     rig.alarm()
     assert rig.engine.compiles_after_ready == 2
     assert len(rig.observer.named("compiled_after_ready")) == 2
@@ -302,7 +325,7 @@ def test_close_while_a_model_compiles_ends_cleanly(make_rig: RigMaker) -> None:
     assert rig.engine.stats("a").state is ModelState.CLOSED
     assert rig.engine.stats("b").state is ModelState.CLOSED
     assert rig.compilers["b"].executables == {}
-    assert rig.unwatched == 1
+    assert not rig.watching
 
 
 def test_close_while_a_model_hangs_in_its_compiler_does_not_hang(make_rig: RigMaker) -> None:
@@ -311,6 +334,9 @@ def test_close_while_a_model_hangs_in_its_compiler_does_not_hang(make_rig: RigMa
     rig.engine.start()
     rig.observer.wait_for("state_changed")
     rig.engine.close(0.0)
+    assert rig.engine.stats("a").state is ModelState.CLOSED
+    rig.free()
+    assert rig.engine.wait_settled(PATIENCE_S)
     assert rig.engine.stats("a").state is ModelState.CLOSED
 
 
@@ -321,7 +347,7 @@ def test_close_answers_what_waits_and_joins(make_rig: RigMaker) -> None:
     for name, ticket in tickets:
         assert np.array_equal(rig.engine.result(name, ticket)["y"], expected_rows(1))
     assert [t.name for t in threading.enumerate() if t.name.startswith("brim-")] == []
-    assert rig.unwatched == 1
+    assert not rig.watching
 
 
 def test_close_is_idempotent(make_rig: RigMaker) -> None:
@@ -345,6 +371,8 @@ def test_started_after_the_close_nothing_comes_up(make_rig: RigMaker) -> None:
     rig.start()
     assert rig.compilers["a"].executables == {}
     assert rig.engine.stats("a").state is ModelState.CLOSED
+    rig.engine._thread.join(PATIENCE_S)
+    assert not rig.watching
 
 
 # --- what a test replaces -----------------------------------------------------------------------

@@ -586,21 +586,22 @@ def test_a_ticket_reports_where_its_time_went(live: LifeMaker) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "counted"),
-    [
-        pytest.param(rows(1, 2), 2, id="the-rows-that-came"),
-        pytest.param({}, 0, id="no-tensors"),
-        pytest.param({"x": np.float32(1)}, 0, id="a-scalar"),
-    ],
-)
-def test_a_refusal_is_counted_in_rows_whatever_came(
-    live: LifeMaker, inputs: Arrays, counted: int
+def test_every_refusal_is_counted_once_and_with_its_rows_where_they_are_known(
+    live: LifeMaker,
 ) -> None:
-    life = live()
-    refusal(life, inputs)
-    assert [rows for _, rows, _ in life.observer.named("refused")] == [counted]
-    assert life.counts.refused == 1
+    life = live(in_flight=1, max_queue_rows=4)
+    refused = [refusal(life)]
+    life.bring_up().occupy()
+    life.served.submit(rows(1, 2, 3))
+    refused.append(refusal(life, rows(4, 5)))
+    life.served.drain()
+    refused.append(refusal(life))
+    assert [type(error) for error in refused] == [NotReady, QueueFull, ShuttingDown]
+    heard = life.observer.named("refused")
+    assert heard == [
+        ("puppet", count, error) for count, error in zip((0, 2, 0), refused, strict=True)
+    ]
+    assert life.counts.refused == 3
 
 
 # --- what it says of itself ---------------------------------------------------------------------

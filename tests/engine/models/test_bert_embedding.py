@@ -198,7 +198,8 @@ def test_the_check_says_what_it_found(tiny_bert: Any, tiny_directory: Path) -> N
     ("lengths", "said"),
     [
         pytest.param((), "lengths: got .*, expected bucket lengths in tokens", id="none"),
-        pytest.param((8, 17), r"lengths: got \[8, 17\], expected at most 16 tokens", id="too-long"),
+        pytest.param((8, 17), r"lengths: got \[8, 17\], expected 3 to 16 tokens", id="too-long"),
+        pytest.param((1, 2), r"lengths: got \[1, 2\], expected 3 to 16 tokens", id="no-word-fits"),
     ],
 )
 def test_lengths_must_be_given_and_within_the_limit(
