@@ -81,7 +81,7 @@ class ModelConfig:
     base: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[A-Za-z0-9._-]+", self.name):
+        if not re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name):
             raise ConfigError("name", self.name, "letters, digits, dots, dashes and underscores")
         if not self.rows:
             raise ConfigError("rows", list(self.rows), "at least one bucket size")

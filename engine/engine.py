@@ -100,6 +100,7 @@ class Engine:
                 model.fail(f"the engine's thread died: {error!r}")
             raise
         finally:
+            self._observer.settled()
             self._settled.set()
             if self._closing:
                 self._stop_watching()

@@ -50,6 +50,9 @@ class Observer:
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         """The model's life went on; `reason` says why it failed."""
 
+    def settled(self) -> None:
+        """The start-up is over: every model has come up or failed. Heard once."""
+
     def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
         """A bucket has an executable."""
 
@@ -87,6 +90,9 @@ class Observers(Observer):
 
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         self._tell(lambda o: o.state_changed(model, state, reason))
+
+    def settled(self) -> None:
+        self._tell(lambda o: o.settled())
 
     def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
         self._tell(lambda o: o.compiled(model, bucket, seconds))

@@ -97,6 +97,7 @@ class ServedModel(Observer):
         self._started_at = self._clock()
         try:
             model = self._load(self.config)
+            self._raise_if_stopped()
             self._check_axes(model)
             self._become(ModelState.COMPILING)
             runnables = self._compile(model)
@@ -105,7 +106,8 @@ class ServedModel(Observer):
             self._serve(model, runnables, proof.run(self._note_proved))
         except Stopped:
             log.info("model %s: start-up was interrupted", self.config.name)
-        except Exception as error:
+        except BaseException as error:
+            # whatever a factory raises, SystemExit too, is this model's failure and no other's
             log.exception("model %s failed to start", self.config.name)
             self.fail(f"{type(error).__name__}: {error}")
 

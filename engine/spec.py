@@ -149,15 +149,29 @@ def _check_shape(spec: TensorSpec, array: Array) -> None:
 def _check_dtype(spec: TensorSpec, array: Array) -> None:
     if array.dtype != spec.dtype:
         raise InvalidRequest(spec.name, f"dtype {array.dtype} is not {spec.datatype}")
-    if spec.datatype in ("INT64", "UINT64") and array.size:
+    if spec.dtype != spec.device_dtype and array.size:
+        _check_fits_device(spec, array)
+
+
+def _check_fits_device(spec: TensorSpec, array: Array) -> None:
+    """A 64-bit number becomes one of 32 bits on the device: it may be rounded, not wrapped."""
+    low: float
+    high: float
+    if spec.dtype.kind == "f":
+        high = float(np.finfo(spec.device_dtype).max)
+        low = -high
+        array = array[np.isfinite(array)]
+        if not array.size:
+            return
+    else:
         limits = np.iinfo(spec.device_dtype)
-        low, high = int(array.min()), int(array.max())
-        if low < limits.min or high > limits.max:
-            worst = low if low < limits.min else high
+        low, high = int(limits.min), int(limits.max)
+    for value in (array.min().item(), array.max().item()):
+        if not low <= value <= high:
             raise InvalidRequest(
                 spec.name,
-                f"value {worst} is out of range; this model computes in {limits.bits} bits, "
-                f"expected {limits.min} to {limits.max}",
+                f"value {value} is out of range; this model computes in "
+                f"{8 * spec.device_dtype.itemsize} bits, expected {low} to {high}",
             )
 
 

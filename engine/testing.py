@@ -173,6 +173,9 @@ class RecordingObserver(Observer):
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         self._note("state_changed", model, state, reason)
 
+    def settled(self) -> None:
+        self._note("settled")
+
     def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
         self._note("compiled", model, bucket)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import runpy
@@ -264,3 +265,16 @@ def test_a_life_in_a_terminal_is_shown_and_logged_above_the_progress(write: Writ
 def test_the_log_level_is_the_configs(write: Write) -> None:
     quiet = write(f'[server]\nlog_level = "error"\n{PUPPET}')
     assert live(quiet, LIFE).stderr == ""
+
+
+def test_the_garbage_collector_stays_out_of_the_start_up() -> None:
+    was_enabled, was_frozen = gc.isenabled(), gc.get_freeze_count()
+    try:
+        garbage = hosting._Garbage()
+        assert not gc.isenabled()
+        garbage.settled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > was_frozen
+    finally:
+        gc.unfreeze()
+        (gc.enable if was_enabled else gc.disable)()

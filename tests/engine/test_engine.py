@@ -390,3 +390,12 @@ def test_an_engine_may_have_no_observer(clock: FakeClock) -> None:
     assert engine.wait_settled(PATIENCE_S)
     assert np.array_equal(engine.infer("a", rows(1))["y"], expected_rows(1))
     engine.close(PATIENCE_S)
+
+
+def test_the_end_of_the_start_up_is_told_once_whether_models_came_up_or_failed(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(A, B)
+    rig.compilers["a"].fail = ValueError("no")
+    rig.start()
+    assert len(rig.observer.wait_for("settled")) == 1

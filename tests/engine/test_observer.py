@@ -23,6 +23,7 @@ HOOKS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "state_changed": (("m", ModelState.READY, None), ("m", ModelState.READY, None)),
     "compiled": (("m", Bucket(1), 0.5), ("m", Bucket(1))),
     "proved": (("m", Bucket(1), 0.5), ("m", Bucket(1))),
+    "settled": ((), ()),
     "compiled_after_ready": ((), ()),
     "queued": (("m", 3), ("m", 3)),
     "refused": (("m", 3, FULL), ("m", 3, FULL)),

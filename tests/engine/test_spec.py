@@ -244,3 +244,10 @@ def test_what_does_not_fit_names_the_tensor_and_what_would(
 def test_without_a_limit_any_length_will_do() -> None:
     assert validate([IDS], {"ids": zeros((1, 0), np.int64)}) == Extent(1, 0)
     assert validate([IDS], {"ids": zeros((1, 9999), np.int64)}) == Extent(1, 9999)
+
+
+def test_a_wide_float_may_be_rounded_on_the_device_but_not_become_infinite() -> None:
+    spec = TensorSpec("x", "FP64", (1,))
+    validate([spec], {"x": np.array([[0.1], [np.inf], [np.nan], [3e38]])})
+    with pytest.raises(InvalidRequest, match=r"x: value 1e\+39 is out of range; .* 32 bits"):
+        validate([spec], {"x": np.array([[1e39]])})
