@@ -159,16 +159,31 @@ def test_when_the_engines_own_thread_dies_every_model_has_failed(
     died: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
 
-    def load(_config: ModelConfig) -> Model:
-        raise Fatal("in a factory")
+    def watch(_alarm: Callable[[], None]) -> Callable[[], None]:
+        raise Fatal("no JAX here")
 
-    rig.load = load
+    monkeypatch.setattr(rig.engine, "_watch_compiles", watch)
     rig.start()
     for name in "ab":
-        with pytest.raises(ModelFailed, match=r"the engine's thread died: Fatal\('in a factory'\)"):
+        with pytest.raises(ModelFailed, match=r"the engine's thread died: Fatal\('no JAX here'\)"):
             rig.engine.submit(name, rows(1))
     rig.engine.close(PATIENCE_S)
     assert [arguments.exc_type for arguments in died] == [Fatal]
+
+
+def test_whatever_a_factory_raises_fails_its_own_model_and_no_other(make_rig: RigMaker) -> None:
+    rig = make_rig(A, B)
+
+    def load(config: ModelConfig) -> Model:
+        if config is A:
+            raise SystemExit("in a factory")
+        return puppet_model()
+
+    rig.load = load
+    rig.start()
+    with pytest.raises(ModelFailed, match="SystemExit: in a factory"):
+        rig.engine.submit("a", rows(1))
+    assert np.array_equal(rig.engine.infer("b", rows(1))["y"], expected_rows(1))
 
 
 def test_an_abandoned_engine_serves_nobody_and_takes_no_lock(make_rig: RigMaker) -> None:
