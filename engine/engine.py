@@ -163,9 +163,11 @@ class Engine:
         """A request was turned away before it came here; the engine counts all of them."""
         self._served(name).count_refusal(0, error)
 
-    def submit(self, name: str, inputs: Arrays, timeout_s: float | None = None) -> Ticket:
+    def submit(
+        self, name: str, inputs: Arrays, timeout_s: float | None = None, priority: int = 0
+    ) -> Ticket:
         """Queue one request; see `ServedModel.submit`."""
-        return self._served(name).submit(inputs, timeout_s)
+        return self._served(name).submit(inputs, timeout_s, priority)
 
     def result(self, name: str, ticket: Ticket) -> Arrays:
         """Wait for a ticket; see `ServedModel.result`."""

@@ -5,7 +5,7 @@ May touch: numpy. A model is made by a family (`engine/models/`) or by the user'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,14 @@ Parameter = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `preprocess` made of a request: device inputs, and what the response should say."""
+    """What `preprocess` made of a request: device inputs, and what the response should say.
+
+    `tokens` is how many tokens the request was, for those who bill by them.
+    """
 
     inputs: Arrays
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Model:
     thread) the device gets `device_inputs` instead, and with `postprocess` it gives
     `device_outputs`. `golden(rng, length)` makes one row of device inputs, shaped as in the spec,
     for warm-up; `length` is None without a dynamic axis. `example` is one request for people to
-    try. `max_length` is the model's own limit on the dynamic axis.
+    try. `max_length` is the model's own limit on the dynamic axis. `detokenize` turns token ids of
+    the model's own vocabulary into the text that they stand for.
     """
 
     apply: Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]
@@ -52,6 +57,7 @@ class Model:
     golden: Callable[[np.random.Generator, int | None], Arrays] | None = None
     example: Mapping[str, list[Any]] | None = None
     max_length: int | None = None
+    detokenize: Callable[[Sequence[int]], str] | None = None
     platform: str = "jax"
 
     def __post_init__(self) -> None:

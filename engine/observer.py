@@ -31,15 +31,31 @@ class BatchReport:
     reason: Reason
     gather_s: float
     execute_s: float
+    scatter_s: float
     failed: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Phases:
+    """Where the seconds of one request went; they add up to its latency.
+
+    Waiting (a preprocess included); copying its rows into a bucket; on the device, from its first
+    batch's launch to its last batch's end; copying its outputs out.
+    """
+
+    queue_s: float
+    input_s: float
+    infer_s: float
+    output_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TicketReport:
-    """One request that has its outcome. `queue_s` is None when it never reached the device."""
+    """One request that has its outcome. `phases` is None if it never came back from the device."""
 
     rows: int
     queue_s: float | None
+    phases: Phases | None
     latency_s: float
     error: BrimError | None
 

@@ -2,7 +2,7 @@
 
 May touch: threading, a clock. JAX arrives through `Compiler`, which a test replaces.
 
-`_lock` guards the state, its reason, and the counts. The start-up runs on the engine's thread
+`_lock` guards the state and its reason. The start-up runs on the engine's thread
 (`bring_up`); every other method may be called from any thread at any time.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
@@ -23,8 +22,6 @@ from engine.config import ModelConfig
 from engine.costs import CostTable
 from engine.errors import (
     BrimError,
-    Cancelled,
-    DeadlineExceeded,
     ExecutionFailed,
     InvalidRequest,
     ModelFailed,
@@ -33,11 +30,12 @@ from engine.errors import (
     ShuttingDown,
 )
 from engine.model import Model, Prepared
-from engine.observer import BatchReport, Observer, Observers, TicketReport
+from engine.observer import Observer, Observers, Phases, TicketReport
 from engine.runnable import Runnable
 from engine.spec import Arrays, Extent, validate
 from engine.state import ModelState
-from engine.stats import Counts, MemoryUse, ModelStats, Progress
+from engine.stats import MemoryUse, ModelStats, Progress
+from engine.tally import Tally
 from engine.ticket import Ticket
 from engine.warmup import Proof
 
@@ -59,11 +57,8 @@ class Stopped(Exception):
     """Start-up was interrupted by `close`."""
 
 
-class ServedModel(Observer):
-    """A configured model and everything that is running for it.
-
-    It observes its own batcher, so that counting happens in one place.
-    """
+class ServedModel:
+    """A configured model and everything that is running for it."""
 
     def __init__(
         self,
@@ -76,12 +71,12 @@ class ServedModel(Observer):
         self.config = config
         self._load = load
         self._compiler = compiler
-        self._observer = Observers([self, observer])
+        self._tally = Tally()
+        self._observer = Observers([self._tally, observer])
         self._clock = clock
         self._lock = threading.Lock()
         self._state = ModelState.LOADING
         self._reason: str | None = None
-        self._counts: Counter[str] = Counter()
         self._compiled = self._proved = 0
         self._started_at: float | None = None
         self._settled_at: float | None = None
@@ -221,11 +216,11 @@ class ServedModel(Observer):
         """A request was turned away, here or by whoever stands in front of the engine."""
         self._observer.refused(self.config.name, rows, error)
 
-    def submit(self, inputs: Arrays, timeout_s: float | None = None) -> Ticket:
+    def submit(self, inputs: Arrays, timeout_s: float | None = None, priority: int = 0) -> Ticket:
         """Check, preprocess and queue one request: wire tensors, rows first.
 
-        `timeout_s` can only shorten the model's own. Raises `InvalidRequest`, or one of the
-        refusals.
+        `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 0 the default.
+        Raises `InvalidRequest`, or one of the refusals.
         """
         arrived_at = self._clock()
         model = self.admit()
@@ -235,14 +230,14 @@ class ServedModel(Observer):
         prepared = self._prepare(model, inputs)
         extent = self._extent(model, prepared)
         ticket = Ticket(
-            prepared.inputs,
+            prepared,
             extent,
             lane=self.config.grid.fit_length(extent.length),
             enqueued_at=arrived_at,
             deadline=deadline,
             clock=self._clock,
             settled=self._ticket_settled,
-            parameters=prepared.parameters,
+            priority=priority,
         )
         self._enqueue(ticket)
         return ticket
@@ -322,7 +317,7 @@ class ServedModel(Observer):
     def stats(self) -> ModelStats:
         """A frozen picture of this moment."""
         with self._lock:
-            state, reason, counts = self._state, self._reason, Counter(self._counts)
+            state, reason = self._state, self._reason
         load = self._batcher.load() if self._batcher else Load(0, 0, 0, 0.0)
         return ModelStats(
             name=self.config.name,
@@ -334,7 +329,10 @@ class ServedModel(Observer):
             queued_requests=load.queued_requests,
             in_flight=load.in_flight,
             stalled_s=self._stalled(load.oldest_batch_s),
-            counts=Counts(**{key: counts[key] for key in Counts.__dataclass_fields__}),
+            counts=self._tally.counts(),
+            durations=self._tally.durations(),
+            batches=self._tally.batches(),
+            last_inference_ms=self._tally.last_inference_ms,
             cost_table=self._costs.lines() if self._costs else (),
             memory=self._memory,
         )
@@ -358,39 +356,26 @@ class ServedModel(Observer):
         expected = elapsed / done if done and math.isfinite(elapsed) else None
         return Progress(self._proved, total, elapsed, expected)
 
-    # --- counting: it observes itself ------------------------------------------------------------
-
     def _ticket_settled(self, ticket: Ticket, error: BrimError | None) -> None:
         finished = self._clock() if ticket.finished_at is None else ticket.finished_at
         launched = ticket.launched_at
         report = TicketReport(
             rows=ticket.rows,
             queue_s=None if launched is None else launched - ticket.enqueued_at,
+            phases=_phases(ticket, finished),
             latency_s=finished - ticket.enqueued_at,
             error=error,
         )
         self._observer.ticket_done(self.config.name, report)
 
-    def queued(self, model: str, rows: int) -> None:
-        with self._lock:
-            self._counts["accepted"] += 1
 
-    def refused(self, model: str, rows: int, error: BrimError) -> None:
-        with self._lock:
-            self._counts["refused"] += 1
-
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        outcome = {
-            type(None): "succeeded",
-            Cancelled: "cancelled",
-            DeadlineExceeded: "expired",
-        }.get(type(report.error), "failed")
-        with self._lock:
-            self._counts[outcome] += 1
-
-    def batch_done(self, model: str, report: BatchReport) -> None:
-        with self._lock:
-            self._counts["batches"] += 1
-            self._counts["batches_failed"] += report.failed
-            self._counts["rows"] += report.rows
-            self._counts["padded_rows"] += report.bucket.rows - report.rows
+def _phases(ticket: Ticket, finished: float) -> Phases | None:
+    gathering, launched, computed = ticket.gathering_at, ticket.launched_at, ticket.computed_at
+    if gathering is None or launched is None or computed is None:
+        return None
+    return Phases(
+        queue_s=gathering - ticket.enqueued_at,
+        input_s=launched - gathering,
+        infer_s=computed - launched,
+        output_s=finished - computed,
+    )

@@ -30,6 +30,7 @@ class Counts:
     """Totals since the start, in requests unless the name says otherwise.
 
     Every accepted request ends in exactly one of `succeeded`, `failed`, `expired`, `cancelled`.
+    `rows` and `padded_rows` are those that were executed, `rows_answered` those of `succeeded`.
     """
 
     accepted: int
@@ -41,7 +42,38 @@ class Counts:
     batches: int
     batches_failed: int
     rows: int
+    rows_answered: int
     padded_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How often, and how many seconds in all."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Where the time went. For those that succeeded: queue + input + infer + output = success."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """Batches of one number of real rows."""
+
+    rows: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +96,10 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class ModelStats:
-    """One model at one moment. `cost_table` is empty and `memory` None before they are known."""
+    """One model at one moment. `cost_table` is empty and `memory` None before they are known.
+
+    `last_inference_ms` is when a request was last answered, milliseconds since 1970, 0 for never.
+    """
 
     name: str
     state: ModelState
@@ -76,6 +111,9 @@ class ModelStats:
     in_flight: int
     stalled_s: float
     counts: Counts
+    durations: Durations
+    batches: tuple[BatchStats, ...]
+    last_inference_ms: int
     cost_table: tuple[Cost, ...]
     memory: MemoryUse | None
 

@@ -14,15 +14,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded
-from engine.model import Parameter
+from engine.model import Prepared
 from engine.spec import Array, Arrays, Extent
 
 
 class Ticket:
     """The promise given to one request.
 
-    `_lock` guards `_outcome` and nothing else. Times are on the engine's monotonic clock:
-    `enqueued_at`, `launched_at` (its first rows went to the device), `finished_at`.
+    `_lock` guards `_outcome` and nothing else. Moments are on the engine's monotonic clock and in
+    this order, None before they come: `enqueued_at`, `gathering_at` (its first rows are copied),
+    `launched_at` (they went to the device), `computed_at` (its last rows came back), `finished_at`.
     """
 
     __slots__ = (
@@ -34,19 +35,22 @@ class Ticket:
         "_rows_missing",
         "_settled",
         "_withdraw",
+        "computed_at",
         "deadline",
         "enqueued_at",
         "extent",
         "finished_at",
+        "gathering_at",
         "inputs",
         "lane",
         "launched_at",
-        "parameters",
+        "prepared",
+        "priority",
     )
 
     def __init__(
         self,
-        inputs: Arrays,
+        prepared: Prepared,
         extent: Extent,
         *,
         lane: int | None,
@@ -54,17 +58,23 @@ class Ticket:
         deadline: float,
         clock: Callable[[], float],
         settled: Callable[[Ticket, BrimError | None], None],
-        parameters: Mapping[str, Parameter] | None = None,
+        priority: int = 0,
     ) -> None:
-        """`lane` is the bucket length that the rows wait for; `settled` hears the outcome once."""
-        self.inputs = inputs
+        """`lane` is the bucket length that the rows wait for; `settled` hears the outcome once.
+
+        `priority` 1 is the highest, 0 the default.
+        """
+        self.prepared = prepared
+        self.inputs = prepared.inputs
+        self.priority = priority
         self.extent = extent
         self.lane = lane
         self.enqueued_at = enqueued_at
         self.deadline = deadline
+        self.gathering_at: float | None = None
         self.launched_at: float | None = None
+        self.computed_at: float | None = None
         self.finished_at: float | None = None
-        self.parameters = dict(parameters or {})
         self._clock = clock
         self._settled = settled
         self._withdraw: Callable[[Ticket], None] | None = None

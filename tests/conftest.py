@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ def tool() -> Callable[[str], Path]:
         for folder in folders:
             if (folder / name).is_file():
                 return folder / name
+        if found := shutil.which(name):
+            return Path(found)
         missing = f"{name} is not here; `make setup tools` fetches it"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)

@@ -15,12 +15,18 @@ from engine.spec import Arrays
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What a client asked. `outputs` are the names it wants, empty for all."""
+    """What a client asked.
+
+    `outputs` are the names it wants, in its order; those in `binary` it wants as binary.
+    `timeout_s` is None for the model's own; `priority` 1 is the highest, 0 the default.
+    """
 
     inputs: Arrays
+    outputs: tuple[str, ...]
+    binary: frozenset[str] = frozenset()
     id: str | None = None
-    outputs: tuple[str, ...] = ()
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    timeout_s: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

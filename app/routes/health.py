@@ -10,7 +10,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from app.services import services
+from app import serving
+from app.services import MODEL_VERSION, services
 from engine.stats import ModelStats
 
 blueprint = Blueprint("health", __name__)
@@ -68,7 +69,9 @@ def v2_ready() -> Response:
 
 
 @blueprint.get("/v2/models/<name>/ready")
-def v2_model_ready(name: str) -> Response:
+@blueprint.get("/v2/models/<name>/versions/<version>/ready")
+def v2_model_ready(name: str, version: str = MODEL_VERSION) -> Response:
     """Does this one model serve?"""
+    serving.check_version(name, version)
     ok = services().engine.stats(name).serving
     return _answer(ok, name=name, ready=ok)

@@ -84,6 +84,7 @@ def load(config: ModelConfig) -> Model:
             return {"embedding": encoder(inputs["ids"], inputs["mask"])}
 
     limit = min(directory.max_length, config.lengths[-1])
+    tokenize = Tokenize(directory.tokenizer, limit)
     vocabulary = directory.shape.vocabulary
 
     def golden(rng: np.random.Generator, length: int | None) -> Arrays:
@@ -97,7 +98,8 @@ def load(config: ModelConfig) -> Model:
         params=params,
         inputs=WIRE_INPUTS,
         outputs=(_output(directory),),
-        preprocess=Tokenize(directory.tokenizer, limit),
+        preprocess=tokenize,
+        detokenize=tokenize.decode,
         device_inputs=DEVICE_INPUTS,
         golden=golden,
         example={"text": ["full to the brim"]},

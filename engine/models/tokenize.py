@@ -5,6 +5,7 @@ May touch: tokenizers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,17 @@ class Tokenize:
         said: dict[str, Parameter] = {}
         if cut:
             said = {"truncated_rows": cut, "token_limit": self._limit}
-        return Prepared({"ids": ids, "mask": mask}, said)
+        return Prepared({"ids": ids, "mask": mask}, said, tokens=int(mask.sum()))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids. Raises `InvalidRequest` for an id that does not exist."""
+        size = self._tokenizer.get_vocab_size()
+        for token in ids:
+            if not 0 <= token < size:
+                raise InvalidRequest(
+                    "input", f"token {token} does not exist, expected 0 to {size - 1}"
+                )
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 def _read(path: Path) -> Tokenizer:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from werkzeug.test import TestResponse
 
-from app.services import VERSION
+from app.routes.inference import HEADER_LENGTH
 from engine.config import ModelConfig
 from engine.errors import Cancelled, QueueFull
 from engine.model import Model, Prepared
@@ -17,12 +20,15 @@ from engine.spec import LENGTH, Arrays, TensorSpec
 from engine.testing import (
     PUPPET_SPEC_IN,
     PUPPET_SPEC_OUT,
+    FakeClock,
     PuppetCompiler,
     puppet_config,
     puppet_model,
     rows,
 )
+from engine.ticket import Ticket
 from tests.app.conftest import PATIENCE_S, Serve, Served, answer, body, error_of
+from tests.app.wire import binary
 
 INFER = "/v2/models/puppet/infer"
 
@@ -80,23 +86,145 @@ def test_what_preprocessing_says_of_a_request_is_in_its_answer(serve: Serve) -> 
     assert response["outputs"][0]["data"] == answer(1.0)
 
 
-def test_a_bad_request_between_two_good_ones_fails_alone(serve: Serve) -> None:
-    served = serve(puppet_config(rows=(4,), in_flight=1))
-    served.hold()
-    first = served.infer_later(1.0)
-    served.wait_on_device()
-    second = served.infer_later(2.0)
-    bad = served.client.post(INFER, json=body(3.0) | {"inputs": [{"name": "x"}]})
-    third = served.infer_later(4.0)
-    served.observer.wait_for("queued", 3)
-    served.release()
+def binary_body(*values: float) -> tuple[bytes, dict[str, str]]:
+    """A request as `body`, but its rows are binary; and its headers."""
+    raw = rows(*values)["x"].tobytes()
+    header = json.dumps({"inputs": [binary(PUPPET_SPEC_IN, (len(values), 2), len(raw))]}).encode()
+    return header + raw, {HEADER_LENGTH: str(len(header))}
+
+
+def opened(response: TestResponse) -> tuple[dict[str, Any], bytes]:
+    """The JSON part of a binary answer, and what follows."""
+    assert response.content_type == "application/octet-stream"
+    end = int(response.headers[HEADER_LENGTH])
+    return json.loads(response.data[:end]), response.data[end:]
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+def test_binary_in_and_binary_out(served: Served, version: str) -> None:
+    raw = rows(1.0, 2.0)["x"].tobytes()
+    tensor = binary(PUPPET_SPEC_IN, (2, 2), len(raw))
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    response = served.client.post(
+        f"/v2/models/puppet{version}/infer",
+        data=header + raw,
+        headers={HEADER_LENGTH: str(len(header))},
+    )
+    said, after = opened(response)
+    assert said == {
+        "model_name": "puppet",
+        "model_version": "1",
+        "outputs": [
+            {
+                "name": "y",
+                "datatype": "FP32",
+                "shape": [2, 2],
+                "parameters": {"binary_data_size": 16},
+            }
+        ],
+    }
+    assert np.frombuffer(after, "<f4").tolist() == answer(1.0, 2.0)
+
+
+def test_binary_in_and_json_out(served: Served) -> None:
+    data, headers = binary_body(1.0)
+    response = served.client.post(INFER, data=data, headers=headers)
+    assert response.content_type == "application/json"
+    assert HEADER_LENGTH not in response.headers
+    assert response.get_json()["outputs"][0]["data"] == answer(1.0)
+
+
+def test_a_raw_tensor_is_answered_in_binary(served: Served) -> None:
+    response = served.client.post(
+        INFER, data=rows(1.0)["x"].tobytes(), headers={HEADER_LENGTH: "0"}
+    )
+    said, after = opened(response)
+    assert said["outputs"][0]["shape"] == [1, 2]
+    assert np.frombuffer(after, "<f4").tolist() == answer(1.0)
+
+
+def test_outputs_come_in_the_order_and_the_form_that_they_were_asked_for(serve: Serve) -> None:
+    served = serve(model=two_outputs, compiler=PuppetCompiler(double_and_negate))
+    outputs = [{"name": "z", "parameters": {"binary_data": True}}, {"name": "y"}]
+    said, after = opened(served.client.post(INFER, json=body(1.0, outputs=outputs)))
+    z, y = said["outputs"]
+    assert (z["name"], z["parameters"], "data" in z) == ("z", {"binary_data_size": 8}, False)
+    assert (y["name"], y["data"]) == ("y", answer(1.0))
+    assert np.frombuffer(after, "<f4").tolist() == [-1, 1]
+
+
+def test_a_large_answer_is_compressed_and_its_header_length_is_that_of_what_is_inside(
+    serve: Serve,
+) -> None:
+    served = serve(puppet_config(rows=(4096,), max_queue_rows=4096))
+    raw = rows(*range(4096))["x"].tobytes()
+    parameters = {"binary_data_output": True}
+    header = json.dumps(
+        {"inputs": [binary(PUPPET_SPEC_IN, (4096, 2), len(raw))], "parameters": parameters}
+    ).encode()
+    response = served.client.post(
+        INFER,
+        data=gzip.compress(header + raw),
+        headers={
+            HEADER_LENGTH: str(len(header)),
+            "Content-Encoding": "gzip",
+            "Accept-Encoding": "gzip",
+        },
+    )
+    assert response.headers["Content-Encoding"] == "gzip"
+    plain = gzip.decompress(response.data)
+    after = plain[int(response.headers[HEADER_LENGTH]) :]
+    assert np.frombuffer(after, "<f4").tolist() == answer(*range(4096))
+
+
+def test_the_priority_and_the_timeout_of_a_request_are_those_of_its_ticket(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets: list[Ticket] = []
+    submit = served.engine.submit
+
+    def watched(*arguments: Any) -> Ticket:
+        tickets.append(submit(*arguments))
+        return tickets[-1]
+
+    monkeypatch.setattr(served.engine, "submit", watched)
+    wishes = {"priority": 3, "timeout": 1_500_000}
+    served.client.post(INFER, json=body(1.0, parameters=wishes))
+    served.client.post(INFER, json=body(1.0))
+    hasty, plain = tickets
+    assert (hasty.priority, plain.priority) == (3, 0)
+    assert hasty.deadline - hasty.enqueued_at == pytest.approx(1.5)
+    assert plain.deadline - plain.enqueued_at == pytest.approx(30)
+
+
+BAD: dict[str, tuple[bytes, dict[str, str]]] = {
+    "not JSON": (b"nonsense", {}),
+    "values that do not fit": (json.dumps(body(1.0) | {"inputs": [{"name": "x"}]}).encode(), {}),
+    "a row too long": (json.dumps(body(3.0)).replace("[1, 2]", "[2, 1]").encode(), {}),
+    "bytes that are cut off": (binary_body(1.0)[0][:-1], binary_body(1.0)[1]),
+    "a header that lies": (binary_body(1.0)[0], {HEADER_LENGTH: "7"}),
+    "a raw row too many": (bytes(16), {HEADER_LENGTH: "0"}),
+    "a damaged body": (b"no gzip", {"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize(("data", "headers"), BAD.values(), ids=BAD)
+def test_a_bad_request_between_two_good_ones_of_one_window_fails_alone(
+    serve: Serve, clock: FakeClock, data: bytes, headers: dict[str, str]
+) -> None:
+    # the clock stands still, so the window ends when the bucket is full, and not before
+    served = serve(puppet_config(rows=(4,), hold=True, max_wait_s=10.0), clock=clock)
+    first = served.infer_later(1.0, 2.0)
+    served.observer.wait_for("queued", 1)
+    bad = served.client.post(INFER, data=data, headers=headers)
+    body_, headers_ = binary_body(3.0, 4.0)
+    second = served.client.post(INFER, data=body_, headers=headers_)
     assert bad.status_code == 400
-    for later, value in ((first, 1.0), (second, 2.0), (third, 4.0)):
-        response = later.result(PATIENCE_S)
-        assert response.status_code == 200
-        assert response.get_json()["outputs"][0]["data"] == answer(value)
-    batches = served.observer.wait_for("batch_done", 2)
-    assert [report.rows for _, report in batches] == [1, 2]
+    assert error_of(bad)
+    assert second.get_json()["outputs"][0]["data"] == answer(3.0, 4.0)
+    assert first.result(PATIENCE_S).get_json()["outputs"][0]["data"] == answer(1.0, 2.0)
+    ((_, report),) = served.observer.wait_for("batch_done")
+    assert (report.rows, report.reason) == (4, "full")
 
 
 def nan_for_seven(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -134,7 +262,7 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(served: Served, pa
 @pytest.mark.parametrize(
     ("sent", "message"),
     [
-        pytest.param(b"", "body: not JSON", id="the codec refuses"),
+        pytest.param(b"{", "body: not JSON", id="the codec refuses"),
         pytest.param(b'{"inputs": []}', "x: tensor is missing; got none", id="the engine refuses"),
         pytest.param(
             b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}',
@@ -157,12 +285,36 @@ def test_a_clients_mistake_is_400_and_reaches_no_queue(
     assert served.observer.named("queued") == []
 
 
-def test_binary_tensors_are_refused_by_the_header_that_announces_them(served: Served) -> None:
-    response = served.infer(1.0, headers={"Inference-Header-Content-Length": "90"})
+@pytest.mark.parametrize(
+    "said",
+    ["-1", "+8", "1e3", "0x8", "8.0", " ", "eight", "1_0", "\u00b2", "9" * 20, "9" * 10_000],
+    ids=lambda said: said[:20].strip() or "blank",
+)
+def test_a_header_length_that_is_no_number_is_400(served: Served, said: str) -> None:
+    response = served.infer(1.0, headers={HEADER_LENGTH: said})
     assert response.status_code == 400
-    assert error_of(response) == (
-        "Inference-Header-Content-Length: binary tensors are not served; send JSON"
-    )
+    message = error_of(response)
+    assert message.startswith("Inference-Header-Content-Length: got '")
+    assert message.endswith("', expected a number of bytes")
+    assert len(message) < 150
+
+
+def test_a_header_length_beyond_the_body_is_400(served: Served) -> None:
+    response = served.infer(1.0, headers={HEADER_LENGTH: str(2**63)})
+    assert response.status_code == 400
+    assert error_of(response).startswith(f"Inference-Header-Content-Length: {2**63} does not fit")
+
+
+@pytest.mark.parametrize("path", ["", "/ready", "/config", "/stats", "/infer"])
+def test_a_version_that_is_not_there_is_404_and_the_one_that_is_is_named(
+    served: Served, path: str
+) -> None:
+    method = "POST" if path == "/infer" else "GET"
+    there = served.client.open(f"/v2/models/puppet/versions/1{path}", method=method, json=body(1.0))
+    assert there.status_code == 200
+    other = served.client.open(f"/v2/models/puppet/versions/2{path}", method=method, json=body(1.0))
+    assert other.status_code == 404
+    assert error_of(other) == "model 'puppet' has no version '2'; it has 1"
 
 
 def test_while_a_model_compiles_it_is_503_and_says_when_to_come_back(serve: Serve) -> None:
@@ -284,57 +436,3 @@ def test_while_the_server_drains_new_requests_are_503_and_the_old_are_answered(
     assert refused.headers["Retry-After"] == "1"
     served.release()
     assert first.result(PATIENCE_S).get_json()["outputs"][0]["data"] == answer(1.0)
-
-
-# --- what there is --------------------------------------------------------------------------------
-
-
-def test_the_server_says_who_it_is(served: Served) -> None:
-    said = served.client.get("/v2").get_json()
-    assert said == {"name": "brim", "version": VERSION, "extensions": []}
-
-
-def test_the_models_are_listed_in_the_order_of_the_config(serve: Serve) -> None:
-    served = serve(*(puppet_config(name=name, rows=(4,)) for name in ("b", "a")))
-    assert served.client.get("/v2/models").get_json() == {"models": ["b", "a"]}
-
-
-def test_a_model_says_what_its_tensors_are_called(served: Served) -> None:
-    assert served.client.get("/v2/models/puppet").get_json() == {
-        "name": "puppet",
-        "versions": ["1"],
-        "platform": "jax",
-        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
-        "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
-    }
-
-
-def test_stats_tell_the_costs_and_the_counts(serve: Serve) -> None:
-    served = serve(puppet_config(rows=(1, 2)))
-    assert served.infer(1.0).status_code == 200
-    served.observer.wait_for("batch_done")
-    said = served.client.get("/v2/models/puppet/stats").get_json()
-    seconds = [line.pop("seconds") for line in said["cost_table"]]
-    assert all(cost > 0 for cost in seconds)
-    assert said["cost_table"] == [{"rows": 1, "length": None}, {"rows": 2, "length": None}]
-    counts = said["counts"]
-    assert (counts["accepted"], counts["succeeded"], counts["batches"]) == (1, 1, 1)
-    assert counts["rows"] == 1
-    assert (said["name"], said["version"], said["state"], said["reason"]) == (
-        "puppet",
-        "1",
-        "ready",
-        None,
-    )
-    assert (said["queue_depth"], said["queued_requests"], said["batches_in_flight"]) == (0, 0, 0)
-    assert said["stalled_seconds"] == 0
-    assert said["memory"] == {"weights_bytes": 0, "code_bytes": 0, "peak_batch_bytes": 0}
-
-
-def test_stats_before_anything_is_known_are_empty_and_not_an_error(serve: Serve) -> None:
-    compiler = PuppetCompiler()
-    compiler.gate = threading.Semaphore(0)
-    served = serve(compiler=compiler, wait=False)
-    served.observer.wait_for("state_changed")
-    said = served.client.get("/v2/models/puppet/stats").get_json()
-    assert (said["state"], said["cost_table"], said["memory"]) == ("compiling", [], None)

@@ -63,11 +63,12 @@ def heard() -> Heard:
 
 
 def batch(rows: int, reason: Reason = "full", failed: bool = False) -> BatchReport:
-    return BatchReport(Bucket(4), rows, reason, gather_s=0.001, execute_s=0.02, failed=failed)
+    times = {"gather_s": 0.001, "execute_s": 0.02, "scatter_s": 0.002}
+    return BatchReport(Bucket(4), rows, reason, **times, failed=failed)
 
 
 def ticket(error: BrimError | None = None, queue_s: float | None = 0.003) -> TicketReport:
-    return TicketReport(rows=1, queue_s=queue_s, latency_s=0.04, error=error)
+    return TicketReport(rows=1, queue_s=queue_s, phases=None, latency_s=0.04, error=error)
 
 
 def test_every_series_of_a_model_is_there_before_anything_happens(heard: Heard) -> None:
@@ -133,7 +134,7 @@ def test_a_request_is_counted_once_by_how_it_ended(
 def test_the_p99_is_in_milliseconds_and_of_those_that_were_answered(heard: Heard) -> None:
     heard.metrics.ticket_done("puppet", ticket())
     for error in (Cancelled("left"), DeadlineExceeded("late")):
-        heard.metrics.ticket_done("puppet", TicketReport(1, None, 9.0, error))
+        heard.metrics.ticket_done("puppet", TicketReport(1, None, None, 9.0, error))
     assert heard.page("p99_latency_ms") == pytest.approx(40, rel=0.02)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from app.codec import oip_json
+from app.codec import oip
 from app.services import VERSION
 from app.terminal import INLINE_VALUES, Terminal, example_body
 from engine.buckets import Bucket
@@ -232,7 +232,7 @@ def test_what_people_are_told_to_send_is_what_the_server_takes(model: Model) -> 
     body = example_body(model)
     assert body is not None
     assert "'" not in body
-    asked = oip_json.decode(body.encode(), model.inputs, model.outputs)
+    asked = oip.decode(body.encode(), None, model.inputs, model.outputs)
     assert {name: array.tolist() for name, array in asked.inputs.items()} == {
         name: [row.encode() if isinstance(row, str) else row for row in data]
         for name, data in (model.example or {}).items()

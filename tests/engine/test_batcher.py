@@ -28,6 +28,7 @@ from engine.errors import (
     QueueFull,
     ShuttingDown,
 )
+from engine.model import Prepared
 from engine.observer import BatchReport
 from engine.spec import Array, Arrays, Extent
 from engine.testing import (
@@ -127,7 +128,7 @@ class Rig:
     def ticket(self, *values: float, timeout_s: float = 300.0) -> Ticket:
         inputs = rows(*values)
         return Ticket(
-            inputs,
+            Prepared(inputs),
             Extent(len(values), None),
             lane=None,
             enqueued_at=self.clock(),

@@ -14,8 +14,8 @@ from engine.observer import BatchReport, Observer, Observers, TicketReport
 from engine.state import ModelState
 from engine.testing import RecordingObserver
 
-BATCH = BatchReport(Bucket(2), 1, "idle", 0.0, 0.1, failed=False)
-TICKET = TicketReport(1, None, 0.1, None)
+BATCH = BatchReport(Bucket(2), 1, "idle", 0.0, 0.1, 0.0, failed=False)
+TICKET = TicketReport(1, None, None, 0.1, None)
 FULL = QueueFull("full", 1.0)
 
 # hook -> (what it is called with, what a recording remembers of it)

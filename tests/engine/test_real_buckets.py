@@ -21,7 +21,7 @@ from engine.config import ModelConfig, Source
 from engine.engine import Engine
 from engine.errors import ConfigError
 from engine.executable import Compiler, Executable
-from engine.model import Model
+from engine.model import Model, Prepared
 from engine.padding import gather, scatter
 from engine.runnable import Running
 from engine.spec import Array, Arrays, Extent
@@ -72,14 +72,14 @@ def test_a_sentence_alone_gets_the_published_embedding(minilm: Engine, row: int)
     embedding = minilm.result("minilm", ticket)["embedding"]
     np.testing.assert_allclose(embedding, EMBEDDINGS[row : row + 1], rtol=0, atol=1e-5)
     cut = {"truncated_rows": "0", "token_limit": LIMIT}
-    assert ticket.parameters == (cut if row in TOO_LONG else {})
+    assert ticket.prepared.parameters == (cut if row in TOO_LONG else {})
 
 
 def test_all_sentences_in_one_request_get_the_published_embeddings(minilm: Engine) -> None:
     ticket = minilm.submit("minilm", texts(*SENTENCES))
     embeddings = minilm.result("minilm", ticket)["embedding"]
     np.testing.assert_allclose(embeddings, EMBEDDINGS, rtol=0, atol=1e-5)
-    assert ticket.parameters == {"truncated_rows": "46,47,48,49", "token_limit": LIMIT}
+    assert ticket.prepared.parameters == {"truncated_rows": "46,47,48,49", "token_limit": LIMIT}
 
 
 def test_the_limit_is_that_of_the_longest_bucket_when_it_is_shorter_than_the_model_s(
@@ -90,10 +90,10 @@ def test_the_limit_is_that_of_the_longest_bucket_when_it_is_shorter_than_the_mod
         assert engine.model("tiny").max_length == 16
         ticket = engine.submit("tiny", texts("full to the brim is full", "full to the brim is a"))
         assert engine.result("tiny", ticket)["embedding"].shape == (2, 32)
-        assert ticket.parameters == {}
+        assert ticket.prepared.parameters == {}
         ticket = engine.submit("tiny", texts("full", "full to the brim is full a"))
         assert engine.result("tiny", ticket)["embedding"].shape == (2, 32)
-        assert ticket.parameters == {"truncated_rows": "1", "token_limit": 8}
+        assert ticket.prepared.parameters == {"truncated_rows": "1", "token_limit": 8}
 
 
 # --- a row does not know its neighbours ---------------------------------------------------------
@@ -118,7 +118,7 @@ def as_ticket(inputs: Arrays) -> Ticket:
     """One row on its way to the device."""
     extent = Extent(1, max(array.shape[-1] for array in inputs.values()))
     return Ticket(
-        inputs,
+        Prepared(inputs),
         extent,
         lane=None,
         enqueued_at=0.0,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded, ModelFailed
+from engine.model import Prepared
 from engine.spec import Extent
 from engine.testing import FakeClock
 from engine.ticket import Ticket
@@ -28,7 +29,7 @@ class Heard:
 
     def ticket(self, rows: int = 1, timeout_s: float = 30.0, kind: type[Ticket] = Ticket) -> Ticket:
         ticket = kind(
-            {},
+            Prepared({}),
             Extent(rows, None),
             lane=None,
             enqueued_at=self.clock(),
@@ -152,7 +153,7 @@ def test_cancelling_what_is_answered_changes_nothing(heard: Heard) -> None:
 
 def test_a_ticket_that_was_never_queued_can_be_cancelled(clock: FakeClock) -> None:
     ticket = Ticket(
-        {},
+        Prepared({}),
         Extent(1, None),
         lane=None,
         enqueued_at=0,
@@ -269,17 +270,26 @@ def test_a_ticket_says_how_it_stands(heard: Heard) -> None:
     ]
 
 
-def test_a_ticket_keeps_a_copy_of_its_parameters(clock: FakeClock) -> None:
-    parameters: dict[str, int | str | float | bool] = {"tokens": 3}
+def test_a_ticket_keeps_what_was_prepared_for_it_and_how_urgent_it_is(clock: FakeClock) -> None:
+    prepared = Prepared({"y": np.zeros(1)}, {"truncated": True}, tokens=3)
     ticket = Ticket(
-        {},
+        prepared,
         Extent(1, None),
         lane=None,
         enqueued_at=0,
         deadline=1,
         clock=clock,
         settled=lambda _ticket, _error: None,
-        parameters=parameters,
+        priority=2,
     )
-    parameters.clear()
-    assert ticket.parameters == {"tokens": 3}
+    assert ticket.prepared is prepared
+    assert ticket.inputs is prepared.inputs
+    assert ticket.priority == 2
+
+
+def test_a_ticket_has_no_moments_before_they_come_and_default_priority(heard: Heard) -> None:
+    ticket = heard.ticket()
+    assert ticket.enqueued_at == heard.clock.now
+    moments = (ticket.gathering_at, ticket.launched_at, ticket.computed_at, ticket.finished_at)
+    assert moments == (None,) * 4
+    assert ticket.priority == 0

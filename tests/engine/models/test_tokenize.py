@@ -93,3 +93,24 @@ def test_a_row_is_reported_exactly_when_it_was_cut(
     kept = [min(count, LIMIT) for count in needed]
     assert prepared.inputs["mask"].sum(axis=1).tolist() == kept
     assert prepared.inputs["ids"].shape == (len(words), max(kept))
+
+
+# --- and back -------------------------------------------------------------------------------------
+
+
+def test_how_many_tokens_a_request_was_counts_no_padding_and_no_tail(tokenize: Tokenize) -> None:
+    assert tokenize(texts(b"", b"full to the")).tokens == 2 + 5
+    assert tokenize(texts(b"full to the brim is a")).tokens == LIMIT
+
+
+def test_token_ids_become_the_text_that_they_stand_for(tokenize: Tokenize) -> None:
+    text = tokenize.decode([CLS, FULL, TO, THE, BRIM, SEP, PAD])
+    assert text == "full to the brim"
+    assert tokenize(texts(text)).inputs["ids"].tolist() == [[CLS, FULL, TO, THE, BRIM, SEP]]
+
+
+@pytest.mark.parametrize("token", [-1, 11, 2**40], ids=["negative", "one too many", "huge"])
+def test_a_token_that_does_not_exist_is_refused(tokenize: Tokenize, token: int) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        tokenize.decode([FULL, token])
+    assert str(refused.value) == f"input: token {token} does not exist, expected 0 to 10"

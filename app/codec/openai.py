@@ -1,0 +1,78 @@
+"""OpenAI's embeddings request and response.
+
+May touch: msgspec, orjson, numpy.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import orjson
+
+from app.codec.oip_json import texts
+from app.codec.typed import parse
+from engine.errors import InvalidRequest
+from engine.spec import Array
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """`input` is one text, several, the token ids of one, or those of several."""
+
+    input: str | list[str | int | list[int]]
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+
+
+def decode(body: bytes) -> EmbeddingsRequest:
+    """Raises `InvalidRequest` naming the field."""
+    return parse(body, EmbeddingsRequest)
+
+
+def sentences(
+    request: EmbeddingsRequest, detokenize: Callable[[Sequence[int]], str] | None
+) -> Array:
+    """The texts, as a BYTES array [rows]. Token ids are those of the model's own vocabulary."""
+    given = request.input
+    if isinstance(given, str):
+        return texts("input", [given])
+    if not given:
+        raise InvalidRequest("input", "got an empty list, expected at least one text")
+    kinds = {type(one) for one in given}
+    if kinds == {str}:
+        return texts("input", list(given))
+    if kinds not in ({int}, {list}):
+        raise InvalidRequest("input", "expected texts, or token ids, and not both")
+    if detokenize is None:
+        raise InvalidRequest("input", "this model takes texts, and no token ids")
+    lists: list[Any] = [given] if kinds == {int} else list(given)
+    if not all(lists):
+        raise InvalidRequest("input", "got an empty list of tokens, expected at least one")
+    return texts("input", [detokenize(tokens) for tokens in lists])
+
+
+def encode(request: EmbeddingsRequest, vectors: Array, tokens: int) -> bytes:
+    """The response; base64 is of little-endian float32."""
+    packed = np.ascontiguousarray(vectors, "<f4")
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": vector
+            if request.encoding_format == "float"
+            else base64.b64encode(vector.tobytes()).decode(),
+        }
+        for index, vector in enumerate(packed)
+    ]
+    answer = {
+        "object": "list",
+        "data": data,
+        "model": request.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

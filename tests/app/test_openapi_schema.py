@@ -1,0 +1,47 @@
+"""JSON Schema 2020-12 in the dialect of OpenAPI 3.0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.openapi_schema import as_openapi_3_0
+
+NULL = {"type": "null"}
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param(TEXT, TEXT, id="what-both-know-stays"),
+        pytest.param({"const": 8}, {"enum": [8]}, id="const-is-an-enum-of-one"),
+        pytest.param(
+            {"anyOf": [TEXT, NULL], "default": None},
+            {"type": "string", "nullable": True, "default": None},
+            id="null-among-two-is-nullable",
+        ),
+        pytest.param(
+            {"anyOf": [TEXT, NUMBER, NULL]},
+            {"anyOf": [TEXT, NUMBER], "nullable": True},
+            id="null-among-several-is-nullable",
+        ),
+        pytest.param(
+            {"anyOf": [TEXT, NUMBER]}, {"anyOf": [TEXT, NUMBER]}, id="several-without-null-stay"
+        ),
+        pytest.param(
+            {"type": "array", "prefixItems": [NUMBER], "minItems": 1},
+            {"type": "array", "items": {}, "minItems": 1},
+            id="prefix-items-are-left-out",
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"x": {"const": "a"}}},
+            {"type": "object", "properties": {"x": {"enum": ["a"]}}},
+            id="inside-and-out",
+        ),
+    ],
+)
+def test_a_schema_means_the_same_in_the_older_dialect(written: Any, read: Any) -> None:
+    assert as_openapi_3_0(written) == read
