@@ -646,3 +646,23 @@ def test_a_raw_request_that_does_not_fit_is_refused(
     specs: list[TensorSpec], body: bytes, message: str
 ) -> None:
     assert refusal(body, *specs, header=0) == message
+
+
+@pytest.mark.parametrize("shape", [[2], [2, 1]], ids=["as-it-is", "as-tritons-clients-have-it"])
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
+def test_a_row_that_is_one_value_comes_with_an_axis_of_one_or_without(
+    shape: list[int], nested: bool
+) -> None:
+    spec = TensorSpec("text", "BYTES")
+    data: list[Any] = [["a"], ["b"]] if nested and len(shape) > 1 else ["a", "b"]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": shape, "data": data}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    asked = oip.decode(body, None, [spec], [spec])
+    assert asked.inputs["text"].tolist() == [b"a", b"b"]
+
+
+def test_a_row_that_is_one_value_does_not_come_with_more() -> None:
+    spec = TensorSpec("text", "BYTES")
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}
+    with pytest.raises(InvalidRequest, match=r"text: shape with 2 axes does not fit"):
+        oip.decode(json.dumps({"inputs": [tensor]}).encode(), None, [spec], [spec])

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from engine.config import ModelConfig, Source
 from engine.engine import Engine
@@ -132,6 +132,8 @@ def tokenizer() -> Tokenizer:
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    made.add_special_tokens([word for word in WORDS if word.startswith("[")])
+    made.decoder = decoders.WordPiece()
     made.enable_truncation(5)
     made.enable_padding(length=12)
     return made

@@ -251,3 +251,8 @@ def test_a_wide_float_may_be_rounded_on_the_device_but_not_become_infinite() -> 
     validate([spec], {"x": np.array([[0.1], [np.inf], [np.nan], [3e38]])})
     with pytest.raises(InvalidRequest, match=r"x: value 1e\+39 is out of range; .* 32 bits"):
         validate([spec], {"x": np.array([[1e39]])})
+
+
+def test_a_tensor_without_a_finite_value_has_none_that_is_out_of_range() -> None:
+    array = np.array([[np.nan], [np.inf]])
+    assert validate([TensorSpec("x", "FP64", (1,))], {"x": array}) == Extent(2, None)

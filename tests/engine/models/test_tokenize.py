@@ -104,9 +104,10 @@ def test_how_many_tokens_a_request_was_counts_no_padding_and_no_tail(tokenize: T
 
 
 def test_token_ids_become_the_text_that_they_stand_for(tokenize: Tokenize) -> None:
-    text = tokenize.decode([CLS, FULL, TO, THE, BRIM, SEP, PAD])
-    assert text == "full to the brim"
-    assert tokenize(texts(text)).inputs["ids"].tolist() == [[CLS, FULL, TO, THE, BRIM, SEP]]
+    ids = [CLS, FULL, TO, BRIM, PLURAL, SEP]
+    text = tokenize.decode([*ids, PAD])
+    assert text == "full to brims"
+    assert tokenize(texts(text)).inputs["ids"].tolist() == [ids]
 
 
 @pytest.mark.parametrize("token", [-1, 11, 2**40], ids=["negative", "one too many", "huge"])
