@@ -35,7 +35,7 @@ from engine.model import Model
 from engine.observer import BatchReport, Observer
 from engine.padding import gather, scatter
 from engine.runnable import Runnable, Running
-from engine.spec import Array, TensorSpec
+from engine.spec import Array, Arrays, TensorSpec
 from engine.ticket import Ticket
 
 log = logging.getLogger("brim.engine")
@@ -240,15 +240,20 @@ class Batcher:
     def _complete(self, batch: Batch) -> None:
         """Wait for one batch and answer its tickets."""
         launch, failure = batch.launch, batch.failure
-        parts: list[dict[str, Array]] = []
+        outputs: Arrays = {}
         if batch.running is not None:
             try:
                 outputs = batch.running.result()
+            except Exception as error:
+                failure = error
+        finished_at = self._clock()
+        parts: list[dict[str, Array]] = []
+        if failure is None:
+            try:
                 specs = self._model.device_outputs
                 parts = list(scatter(launch.bucket, specs, outputs, launch.pieces))
             except Exception as error:
                 failure = error
-        finished_at = self._clock()
         # a batch that was launched behind another has waited for it on the device
         execute_s = finished_at - max(batch.started_at, self._last_finished_at)
         self._last_finished_at = finished_at

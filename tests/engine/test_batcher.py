@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import batcher as batcher_module
 from engine.batcher import Batcher, Load
 from engine.batching import BatchQueue, Policy, Stop, Wait
 from engine.buckets import Bucket
@@ -336,6 +337,42 @@ def test_a_batch_says_how_long_it_took(rig: Rig) -> None:
     assert (report.gather_s, report.execute_s, report.failed) == (0.0, 0.25, False)
     assert ticket.launched_at == 1000.0
     assert ticket.finished_at == 1000.25
+
+
+def test_every_moment_of_a_ticket_is_when_it_says(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            rig.clock.advance(seconds)
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(batcher_module, "gather", taking(1.0, batcher_module.gather))
+    monkeypatch.setattr(batcher_module, "scatter", taking(8.0, batcher_module.scatter))
+    rig.devices[1].function = taking(4.0, double_plus_one)
+    ticket = rig.submit(1)
+    (report,) = rig.reports(1)
+    assert (report.gather_s, report.execute_s, report.scatter_s) == (1.0, 4.0, 8.0)
+    assert ticket.gathering_at == 1000.0
+    assert ticket.launched_at == 1001.0
+    assert ticket.computed_at == 1005.0
+    assert ticket.finished_at == 1013.0
+
+
+def test_a_split_request_computes_from_its_first_launch_to_its_last_end(
+    make_rig: RigMaker,
+) -> None:
+    def slow(inputs: Arrays) -> dict[str, Array]:
+        rig.clock.advance(1.0)
+        return double_plus_one(inputs)
+
+    rig = make_rig(slow, depth=1)
+    ticket = rig.submit(*range(8))
+    assert_answers(ticket, *range(8))
+    assert [report.rows for report in rig.reports(2)] == [4, 4]
+    assert (ticket.launched_at, ticket.computed_at) == (1000.0, 1002.0)
 
 
 def test_a_batch_behind_another_is_timed_from_the_end_of_that_one(make_rig: RigMaker) -> None:
