@@ -83,6 +83,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9._-]*", self.name):
             raise ConfigError("name", self.name, "letters, digits, dots, dashes and underscores")
+        if self.name == "stats":
+            raise ConfigError("name", self.name, "another name; /v2/models/stats is a route")
         if not self.rows:
             raise ConfigError("rows", list(self.rows), "at least one bucket size")
         for key, axis in (("rows", self.rows), ("lengths", self.lengths)):

@@ -40,7 +40,8 @@ class Model:
 
     `inputs` and `outputs` are what clients see. With `preprocess` (host-side, in the request's own
     thread) the device gets `device_inputs` instead, and with `postprocess` it gives
-    `device_outputs`. `golden(rng, length)` makes one row of device inputs, shaped as in the spec,
+    `device_outputs`. A request's arrays may be read-only views of its body: a hook copies what it
+    wants to change. `golden(rng, length)` makes one row of device inputs, shaped as in the spec,
     for warm-up; `length` is None without a dynamic axis. `example` is one request for people to
     try. `max_length` is the model's own limit on the dynamic axis. `detokenize` turns token ids of
     the model's own vocabulary into the text that they stand for.

@@ -59,6 +59,8 @@ def test_a_wrong_source_names_the_key_and_what_is_allowed(
     [
         pytest.param({"name": ""}, "name", "letters, digits", id="no-name"),
         pytest.param({"name": "a/b"}, "name", "letters, digits", id="slash-in-the-name"),
+        pytest.param({"name": ".."}, "name", "letters, digits", id="nothing-but-dots"),
+        pytest.param({"name": "stats"}, "name", "another name", id="the-name-of-a-route"),
         pytest.param({"name": "a\n"}, "name", "letters, digits", id="newline-in-the-name"),
         pytest.param({"rows": ()}, "rows", "at least one", id="no-buckets"),
         pytest.param({"rows": (0,)}, "rows", "from 1 up", id="zero-rows"),
