@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +24,37 @@ def client(demo_server: Server) -> Iterator[openai.OpenAI]:
         yield made
 
 
-@pytest.mark.parametrize("form", ["float", "base64", None])
-def test_embeddings_equal_the_reference_in_either_form(
-    client: openai.OpenAI, form: str | None
+def numbers(embedding: list[float] | str) -> np.ndarray:
+    """The SDK unpacks base64 only where it asked for it by itself."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), "<f4")
+    return np.array(embedding)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        pytest.param({}, list, id="base64-that-the-sdk-unpacks"),
+        pytest.param({"encoding_format": "base64"}, str, id="base64-as-it-is"),
+        pytest.param({"encoding_format": "float"}, list, id="floats"),
+    ],
+)
+def test_embeddings_equal_the_reference_in_every_form(
+    client: openai.OpenAI, asked: dict[str, str], kind: type
 ) -> None:
     sentences = json.loads((REFERENCE / "sentences.json").read_text(encoding="utf-8"))[:5]
-    # without a form the SDK asks for base64 and unpacks it
-    wanted = {"encoding_format": form} if form == "float" else {}
-    answer = client.embeddings.create(model="minilm", input=sentences, **wanted)
-    got = np.array([item.embedding for item in answer.data])
+    answer = client.embeddings.create(model="minilm", input=sentences, **asked)
+    assert {type(item.embedding) for item in answer.data} == {kind}
+    got = np.array([numbers(item.embedding) for item in answer.data])
     np.testing.assert_allclose(got, np.load(REFERENCE / "minilm.npy")[:5], atol=1e-5, rtol=0)
     assert [item.index for item in answer.data] == [0, 1, 2, 3, 4]
+
+
+def test_one_text_is_a_list_of_one(client: openai.OpenAI) -> None:
+    sentences = json.loads((REFERENCE / "sentences.json").read_text(encoding="utf-8"))
+    (item,) = client.embeddings.create(model="minilm", input=sentences[0]).data
+    expected = np.load(REFERENCE / "minilm.npy")[0]
+    np.testing.assert_allclose(item.embedding, expected, atol=1e-5, rtol=0)
 
 
 def test_usage_counts_the_tokens_with_their_special_ones(client: openai.OpenAI) -> None:
@@ -54,6 +75,8 @@ def test_tokens_stand_for_their_text(client: openai.OpenAI) -> None:
 def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["digits", "minilm"]
     assert client.models.retrieve("minilm").owned_by == "brim"
+    with pytest.raises(openai.NotFoundError, match="unknown model 'nope'"):
+        client.models.retrieve("nope")
 
 
 @pytest.mark.parametrize(
@@ -62,10 +85,15 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
         pytest.param("nope", "x", openai.NotFoundError, "unknown model 'nope'", id="no-such-model"),
         pytest.param("digits", "x", openai.BadRequestError, "does not turn texts", id="no-texts"),
         pytest.param("minilm", [], openai.BadRequestError, "empty list", id="nothing-to-embed"),
+        pytest.param("minilm", [10**9], openai.BadRequestError, "token 1000000000", id="no-token"),
     ],
 )
 def test_errors_are_those_that_the_sdk_knows(
-    client: openai.OpenAI, model: str, text: str, kind: type[openai.APIStatusError], says: str
+    client: openai.OpenAI,
+    model: str,
+    text: str | list[str] | list[int],
+    kind: type[openai.APIStatusError],
+    says: str,
 ) -> None:
     with pytest.raises(kind, match=says) as refused:
         client.embeddings.create(model=model, input=text)

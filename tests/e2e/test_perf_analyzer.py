@@ -47,7 +47,9 @@ def number(report: str, name: str) -> float:
         pytest.param(("--concurrency-range", "2"), id="binary-concurrency"),
         pytest.param(("--concurrency-range", "2", "-b", "4"), id="binary-four-rows"),
         pytest.param(("--concurrency-range", "2", *JSON), id="json-concurrency"),
+        pytest.param(("--concurrency-range", "2", "-b", "4", *JSON), id="json-four-rows"),
         pytest.param(("--request-rate-range", "20"), id="binary-request-rate"),
+        pytest.param(("--request-rate-range", "20", "-b", "4"), id="binary-request-rate-four-rows"),
         pytest.param(("--request-rate-range", "20", *JSON), id="json-request-rate"),
     ],
 )

@@ -16,13 +16,10 @@ import pytest
 
 from tests.e2e.server import Server
 
-pytestmark = [
-    pytest.mark.e2e,
-    # gevent, which the client is made of, warns about itself on import
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.e2e
 
 HERE = Path(__file__).parent
+REFERENCE = HERE.parent / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +110,29 @@ def test_only_the_outputs_that_were_asked_for_come_with_the_id(triton: Any, clie
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_bodies_may_be_compressed_both_ways(triton: Any, client: Any, algorithm: str) -> None:
+def test_bodies_may_be_compressed_both_ways(
+    triton: Any, digits_server: Server, algorithm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # it prints what it sends and what headers come back
+    client = triton.InferenceServerClient(f"127.0.0.1:{digits_server.port}", verbose=True)
     # enough rows for an answer that is worth compressing
     many = np.repeat(PICTURES, 200, axis=0)
+    plain = client.infer("digits", [image(triton, many, binary=True)])
+    assert "Content-Encoding" not in capsys.readouterr().out
     answer = client.infer(
         "digits",
         [image(triton, many, binary=True)],
         request_compression_algorithm=algorithm,
         response_compression_algorithm=algorithm,
     )
-    assert answer.as_numpy("probabilities").shape == (600, 10)
+    sent, _, came = capsys.readouterr().out.partition("<HTTPSocketPoolResponse")
+    assert f"'Content-Encoding': '{algorithm}'" in sent
+    assert f"'Content-Encoding': '{algorithm}'" in came
+    np.testing.assert_array_equal(answer.as_numpy("label"), plain.as_numpy("label"))
+    np.testing.assert_allclose(
+        answer.as_numpy("probabilities"), plain.as_numpy("probabilities"), atol=1e-6
+    )
+    client.close()
 
 
 def test_many_at_once_each_get_their_own(triton: Any, client: Any) -> None:
@@ -173,11 +183,52 @@ def test_halves_and_bytes_travel_as_binary(triton: Any, halves: Server) -> None:
     client.close()
 
 
-def test_a_mistake_is_raised_with_our_words(triton: Any, client: Any) -> None:
-    with pytest.raises(triton.InferenceServerException, match=r"image: shape .* does not fit"):
-        client.infer("digits", [image(triton, PICTURES[:, :7], binary=True)])
-    with pytest.raises(triton.InferenceServerException, match="unknown model 'nope'"):
-        client.infer("nope", [image(triton, PICTURES, binary=True)])
+def test_halves_do_not_travel_as_json(triton: Any, halves: Server) -> None:
+    client = triton.InferenceServerClient(f"127.0.0.1:{halves.port}")
+    inputs = [
+        triton.InferInput("half", [1, 4], "FP16"),
+        triton.InferInput("brain", [1, 4], "BF16"),
+        triton.InferInput("name", [1], "BYTES"),
+    ]
+    inputs[0].set_data_from_numpy(np.ones((1, 4), np.float16))
+    inputs[1].set_data_from_numpy(np.ones((1, 4), ml_dtypes.bfloat16))
+    inputs[2].set_data_from_numpy(np.array([b"ann"], object))
+    wanted = [triton.InferRequestedOutput("half", binary_data=False)]
+    with pytest.raises(triton.InferenceServerException, match="FP16 travels as binary only"):
+        client.infer("halves", inputs, outputs=wanted)
+    client.close()
+
+
+@pytest.mark.parametrize("shape", [[5], [5, 1]], ids=["as-it-is", "as-triton-has-it"])
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_texts_become_the_references_embeddings(
+    triton: Any, demo_server: Server, binary: bool, shape: list[int]
+) -> None:
+    sentences = json.loads((REFERENCE / "sentences.json").read_text(encoding="utf-8"))[:5]
+    client = triton.InferenceServerClient(f"127.0.0.1:{demo_server.port}", network_timeout=60)
+    tensor = triton.InferInput("text", shape, "BYTES")
+    tensor.set_data_from_numpy(np.array(sentences, object).reshape(shape), binary_data=binary)
+    got = client.infer("minilm", [tensor]).as_numpy("embedding")
+    np.testing.assert_allclose(got, np.load(REFERENCE / "minilm.npy")[:5], atol=1e-5, rtol=0)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "asked", "status", "says"),
+    [
+        pytest.param("nope", 8, {}, "404", "unknown model 'nope'", id="no-such-model"),
+        pytest.param("digits", 8, {"model_version": "2"}, "404", "no version '2'", id="no-version"),
+        pytest.param("digits", 7, {}, "400", r"image: shape .* does not fit", id="another-shape"),
+        pytest.param("digits", 8, {"timeout": 1}, "504", "no answer within", id="no-time-left"),
+        pytest.param("digits", 8, {"sequence_id": 7}, "400", "sequences are not", id="a-sequence"),
+    ],
+)
+def test_a_mistake_is_raised_with_our_words(
+    triton: Any, client: Any, model: str, rows: int, asked: dict[str, Any], status: str, says: str
+) -> None:
+    with pytest.raises(triton.InferenceServerException, match=says) as refused:
+        client.infer(model, [image(triton, PICTURES[:, :rows], binary=True)], **asked)
+    assert refused.value.status() == status
 
 
 def test_the_statistics_add_up(triton: Any, client: Any) -> None:
