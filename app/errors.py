@@ -60,9 +60,7 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
 
 def response_of(error: errors.BrimError) -> Response:
     """What the client is told of an engine error."""
-    status = status_of(error)
-    response = jsonify(error=_said(_short(str(error)), status))
-    response.status_code = status
+    response = _answer(_short(str(error)), status_of(error))
     if isinstance(error, errors.Refused):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return response
@@ -73,12 +71,15 @@ def status_of(error: errors.BrimError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def _said(message: str, status: int) -> str | dict[str, str | None]:
+def _answer(message: str, status: int) -> Response:
     """The error as the routes that it came from say it: OpenAI's clients read an object."""
-    if not request.path.startswith("/v1/"):
-        return message
-    kind = "invalid_request_error" if status < INTERNAL else "server_error"
-    return {"message": message, "type": kind, "param": None, "code": None}
+    said: str | dict[str, str | None] = message
+    if request.path.startswith("/v1/"):
+        kind = "invalid_request_error" if status < INTERNAL else "server_error"
+        said = {"message": message, "type": kind, "param": None, "code": None}
+    response = jsonify(error=said)
+    response.status_code = status
+    return response
 
 
 def _short(message: str) -> str:
@@ -88,9 +89,7 @@ def _short(message: str) -> str:
 
 def _http_response(error: HTTPException) -> Response:
     """Flask's own errors (404, 405, 413, ...), as JSON, with the headers they need."""
-    status = error.code or 500
-    response = jsonify(error=_said(error.description or error.name, status))
-    response.status_code = status
+    response = _answer(error.description or error.name, error.code or INTERNAL)
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
@@ -101,10 +100,7 @@ def _bug_response(error: Exception) -> Response:
     """What nobody foresaw. The request id leads from the answer to the trace in the log."""
     original = getattr(error, "original_exception", None) or error
     log.error("request %s failed unexpectedly", g.get("request_id"), exc_info=original)
-    message = f"internal error; the log has request {g.get('request_id')}"
-    response = jsonify(error=_said(message, 500))
-    response.status_code = 500
-    return response
+    return _answer(f"internal error; the log has request {g.get('request_id')}", INTERNAL)
 
 
 def register(app: Flask) -> None:
