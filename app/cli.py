@@ -73,12 +73,12 @@ def _plan(config: ModelConfig) -> Table:
         return table
     grid = config.grid
     lengths = f" x lengths {list(grid.lengths)}" if grid.lengths else ""
-    hold = ", held even when idle" if config.hold else ""
     rows = (
         ("model", checked.description),
         ("buckets", f"{len(grid.buckets)}: rows {list(grid.rows)}{lengths}"),
         ("memory", _memory(config, checked)),
-        ("window", f"{config.max_wait_s * 1e3:g} ms{hold}, {config.in_flight} in flight"),
+        ("held", f"at most {config.max_wait_s * 1e3:g} ms, for clients that are about to return"),
+        ("in flight", f"{config.in_flight} batches, weight {config.weight:g}"),
         ("queue", f"{config.max_queue_rows} rows, {config.timeout_s * 1e3:g} ms"),
         ("required", "yes" if config.required else "no: ready without it"),
     )

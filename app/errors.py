@@ -51,6 +51,7 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     errors.Cancelled: 499,  # nobody is there to read it; the log and the metrics are
     errors.ExecutionFailed: 500,
     errors.NotReady: 503,
+    errors.Shed: 503,
     errors.ShuttingDown: 503,
     errors.ModelFailed: 503,
     errors.DeadlineExceeded: 504,

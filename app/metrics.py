@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.window import Window
+from engine.batching import REASONS
 from engine.buckets import Bucket
 from engine.config import ModelConfig
 from engine.engine import Engine
@@ -140,10 +141,7 @@ class _ModelMetrics:
             outcome: families.requests.labels(name, outcome)
             for outcome in ("succeeded", "failed", "expired", "cancelled", "refused")
         }
-        self._reasons = {
-            reason: families.batches.labels(name, reason)
-            for reason in ("full", "idle", "window", "drain")
-        }
+        self._reasons = {reason: families.batches.labels(name, reason) for reason in REASONS}
         self._failed = families.failed.labels(name)
         self._rows = families.rows.labels(name)
         self._padded = families.padded.labels(name)

@@ -56,10 +56,10 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     rows: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     lengths: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     max_wait_ms: float | msgspec.UnsetType = msgspec.UNSET
-    hold: bool | msgspec.UnsetType = msgspec.UNSET
     max_queue_rows: int | msgspec.UnsetType = msgspec.UNSET
     timeout_ms: float | msgspec.UnsetType = msgspec.UNSET
     slo_ms: float | msgspec.UnsetType = msgspec.UNSET
+    weight: float | msgspec.UnsetType = msgspec.UNSET
     in_flight: int | msgspec.UnsetType = msgspec.UNSET
     tolerance: float | msgspec.UnsetType = msgspec.UNSET
     compile_threads: int | msgspec.UnsetType = msgspec.UNSET

@@ -11,6 +11,7 @@ from engine.config import ModelConfig
 from engine.model import Model
 from engine.spec import TensorSpec
 from engine.stats import BatchStats, Duration, ModelStats
+from engine.waiting import DEFAULT_PRIORITY, LOWEST_PRIORITY
 
 NANOSECONDS = 1e9
 
@@ -29,6 +30,14 @@ def model_config(config: ModelConfig, model: Model) -> dict[str, Any]:
         "dynamic_batching": {
             "preferred_batch_size": list(config.rows),
             "max_queue_delay_microseconds": round(config.max_wait_s * 1e6),
+            "priority_levels": LOWEST_PRIORITY,
+            "default_priority_level": DEFAULT_PRIORITY,
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": round(config.timeout_s * 1e6),
+                "allow_timeout_override": True,
+                "max_queue_size": config.max_queue_rows,
+            },
         },
         "model_transaction_policy": {"decoupled": False},
     }

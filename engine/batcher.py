@@ -6,8 +6,9 @@ A request's way from here: `submit` puts its ticket into the queue; the *batcher
 policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
 the outputs and settles the tickets. So batch N+1 is gathered while batch N computes.
 
-`_lock` guards the queue and the set of batches on their way, and nothing else: gathering, running,
-observing and settling happen with it released.
+Models that share a device share one lock (`SharedDevice`). It guards the queues and the sets of
+batches on their way, and nothing else: gathering, running, observing and settling happen with it
+released.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 
 from engine.batching import BatchQueue, Expire, Launch, Stop, Wait
 from engine.buckets import Bucket
+from engine.device import Device
 from engine.errors import (
     BrimError,
     DeadlineExceeded,
@@ -29,6 +31,7 @@ from engine.errors import (
     ModelFailed,
     NonFiniteOutput,
     QueueFull,
+    Shed,
     ShuttingDown,
 )
 from engine.model import Model
@@ -62,6 +65,33 @@ class Load:
     oldest_batch_s: float
 
 
+class SharedDevice:
+    """One device, the lock that guards it, and the batchers that wait for it."""
+
+    def __init__(self) -> None:
+        self.device = Device()
+        self.lock = threading.Lock()
+        self._waiting: list[threading.Condition] = []
+
+    def condition(self) -> threading.Condition:
+        """What one batcher waits on; `leave` when it is done."""
+        condition = threading.Condition(self.lock)
+        with self.lock:
+            self._waiting.append(condition)
+        return condition
+
+    def wake_others(self, mine: threading.Condition) -> None:
+        """Something happened that the other batchers may have waited for. Hold the lock."""
+        for condition in self._waiting:
+            if condition is not mine:
+                condition.notify()
+
+    def leave(self, mine: threading.Condition) -> None:
+        """One batcher less. Hold the lock."""
+        if mine in self._waiting:
+            self._waiting.remove(mine)
+
+
 class Batcher:
     """Owns the queue and the two threads of one model."""
 
@@ -74,19 +104,23 @@ class Batcher:
         observer: Observer,
         clock: Callable[[], float],
         died: Callable[[str], None],
+        shared: SharedDevice,
     ) -> None:
-        """`died(reason)` hears when a thread ended by a bug of ours rather than by `close`."""
+        """`died(reason)` hears when a thread ended by a bug of ours rather than by `close`.
+
+        `queue_` was made for the device of `shared`.
+        """
         self._name = name
         self._model = model
         self._runnables = runnables
         self._observer = observer
         self._clock = clock
         self._died = died
-        self._lock = threading.Condition()
+        self._shared = shared
+        self._lock = shared.condition()
         self._queue = queue_
         self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
         self._answering: Launch[Ticket] | None = None
-        self._last_finished_at = float("-inf")
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._dead: str | None = None
         self._threads = (
@@ -102,14 +136,15 @@ class Batcher:
             thread.start()
 
     def submit(self, ticket: Ticket) -> None:
-        """Queue a ticket, or refuse it: `QueueFull`, `ShuttingDown`, `ModelFailed`."""
+        """Queue a ticket, or refuse it: `QueueFull`, `Shed`, `ShuttingDown`, `ModelFailed`."""
         ticket.on_withdraw(self._withdraw)
         with self._lock:
-            refusal = self._refusal(ticket.rows)
+            now = self._clock()
+            refusal = self._refusal(ticket, now)
             if refusal is None:
-                self._queue.offer(ticket)
+                self._queue.offer(ticket, now)
                 # under load the batcher waits for the device, not for one row more
-                if self._queue.may_launch:
+                if self._queue.heeds_arrivals:
                     self._lock.notify()
         if refusal is not None:
             raise refusal
@@ -139,42 +174,62 @@ class Batcher:
             if thread.ident is not None:
                 thread.join(max(0.0, give_up_at - self._clock()))
         self._abandon(lambda: ShuttingDown("the server stopped before the answer", 1.0))
+        with self._lock:
+            self._queue.leave()
+            self._shared.wake_others(self._lock)
+            self._shared.leave(self._lock)
 
     # --- under the lock --------------------------------------------------------------------------
 
-    def _refusal(self, rows: int) -> BrimError | None:
+    def _refusal(self, ticket: Ticket, now: float) -> BrimError | None:
         if self._dead is not None:
             return ModelFailed(f"model {self._name!r} has failed: {self._dead}")
         if self._queue.closed:
             return ShuttingDown("the server is shutting down", 1.0)
-        if not self._queue.has_room(rows):
+        if not self._queue.has_room(ticket.rows):
             waiting = self._queue.queued_rows
-            return QueueFull(
-                f"{rows} rows do not fit: {waiting} wait already", self._queue.drain_seconds()
-            )
+            problem = f"{ticket.rows} rows do not fit: {waiting} wait already"
+            return QueueFull(problem, self._queue.drain_seconds(now))
+        excess = self._queue.excess(ticket, now)
+        if excess > 0:
+            allowed = ticket.deadline - ticket.enqueued_at
+            problem = f"an answer within {allowed:.3g} s cannot be promised"
+            return Shed(f"{problem}: {self._queue.queued_rows} rows wait", excess)
         return None
 
     def _next(self) -> Launch[Ticket] | Expire[Ticket] | Stop:
         """Wait, without polling, until the policy wants something."""
         with self._lock:
-            while isinstance(decision := self._queue.poll(self._clock()), Wait):
+            while isinstance(decision := self._poll(), Wait):
                 until = decision.until
                 self._lock.wait(None if until is None else max(0.0, until - self._clock()))
             if isinstance(decision, Launch):
                 self._in_flight[id(decision)] = decision, self._clock()
             return decision
 
+    def _poll(self) -> Launch[Ticket] | Expire[Ticket] | Wait | Stop:
+        turns = self._queue.turns
+        decision = self._queue.poll(self._clock())
+        if self._queue.turns != turns:
+            self._shared.wake_others(self._lock)
+        return decision
+
     def _withdraw(self, ticket: Ticket) -> None:
         with self._lock:
             self._queue.discard(ticket)
             self._lock.notify()
 
-    def _landed(self, batch: Batch) -> None:
+    def _landed(self, batch: Batch, now: float, *, failed: bool) -> float:
+        """Returns how many seconds the batch had the device."""
         with self._lock:
-            if self._in_flight.pop(id(batch.launch), None) is not None:
-                self._answering = batch.launch
-                self._queue.landed()
-                self._lock.notify()
+            if self._in_flight.pop(id(batch.launch), None) is None:
+                return 0.0  # `close` has given it up
+            self._answering = batch.launch
+            self._queue.gathered(batch.gather_s)
+            spent = self._queue.landed(batch.launch, now, failed=failed)
+            self._lock.notify()
+            self._shared.wake_others(self._lock)
+            return spent
 
     # --- the two threads -------------------------------------------------------------------------
 
@@ -200,11 +255,12 @@ class Batcher:
             left = list(self._queue.clear())
             for launch, _ in self._in_flight.values():
                 left += [piece.request for piece in launch.pieces]
-                self._queue.landed()
+                self._queue.lost(launch, self._clock())
             if self._answering is not None:
                 left += [piece.request for piece in self._answering.pieces]
             self._in_flight.clear()
             self._lock.notify()
+            self._shared.wake_others(self._lock)
         for ticket in left:
             ticket.fail(error())
 
@@ -213,7 +269,7 @@ class Batcher:
             if isinstance(decision, Expire):
                 for ticket in decision.requests:
                     waited = ticket.deadline - ticket.enqueued_at
-                    ticket.fail(DeadlineExceeded(f"no answer within {waited:.3g} s"))
+                    ticket.fail(DeadlineExceeded(f"no answer is possible within {waited:.3g} s"))
             else:
                 self._to_complete.put(self._start(decision))
 
@@ -247,6 +303,8 @@ class Batcher:
             except Exception as error:
                 failure = error
         finished_at = self._clock()
+        # before the tickets: whoever is answered may look at the load and must find it settled
+        execute_s = self._landed(batch, finished_at, failed=failure is not None)
         parts: list[dict[str, Array]] = []
         if failure is None:
             try:
@@ -254,13 +312,8 @@ class Batcher:
                 parts = list(scatter(launch.bucket, specs, outputs, launch.pieces))
             except Exception as error:
                 failure = error
-        # a batch that was launched behind another has waited for it on the device
-        execute_s = finished_at - max(batch.started_at, self._last_finished_at)
-        self._last_finished_at = finished_at
         for piece in launch.pieces:
             piece.request.computed_at = finished_at
-        # before the tickets: whoever is answered may look at the load and must find it settled
-        self._landed(batch)
         if failure is None:
             self._answer(launch, parts)
         else:
@@ -278,6 +331,7 @@ class Batcher:
             failed=failure is not None,
         )
         self._observer.batch_done(self._name, report)
+        self._queue.replan()
 
     def _answer(self, launch: Launch[Ticket], parts: Sequence[dict[str, Array]]) -> None:
         for piece, outputs in zip(launch.pieces, parts, strict=True):

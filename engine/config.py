@@ -53,11 +53,11 @@ class ModelConfig:
     """One model as it is to be served.
 
     rows, lengths    bucket sizes, strictly increasing; `lengths` only with a dynamic axis
-    max_wait_s       the longest that the oldest row waits for company while the device is busy
-    hold             let an idle device wait too, instead of taking what is there
+    max_wait_s       the longest that a free device is held for clients who are about to come back
     max_queue_rows   rows that may wait; one more is refused
     timeout_s        from arrival to answer, queueing included; an upper bound for every request
     slo_s            the p99 that the operator promises; alerts compare with it
+    weight           this model's part of a device that several want, relative to theirs
     in_flight        batches on their way at once: one computes while the next is gathered
     tolerance        how far `a` may be from the row alone, `b`: |a - b| <= tolerance * max(1, |b|)
     compile_threads  buckets compiled at once
@@ -69,11 +69,11 @@ class ModelConfig:
     source: Source
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     lengths: tuple[int, ...] = ()
-    max_wait_s: float = 0.002
-    hold: bool = False
+    max_wait_s: float = 0.010
     max_queue_rows: int = 1024
     timeout_s: float = 30.0
     slo_s: float = 0.5
+    weight: float = 1.0
     in_flight: int = 2
     tolerance: float = 1e-4
     compile_threads: int = 2
@@ -97,6 +97,8 @@ class ModelConfig:
         ):
             if value < low:
                 raise ConfigError(key, value, f"a whole number from {low} up")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError("weight", self.weight, "more than 0")
         self._check_times()
 
     def _check_times(self) -> None:

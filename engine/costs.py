@@ -1,72 +1,203 @@
-"""The measured cost table: seconds per bucket.
+"""The cost table: seconds per bucket, measured at warm-up and corrected while serving.
 
 May touch: nothing.
 
-A fixed-shape executable costs the same every time, so one table, measured while the model warms
-up, answers what any choice would cost. Seconds are those of the whole batch on the device, host
-copies included, queueing never.
+A fixed-shape executable costs the same every time, so one table answers what any choice would cost.
+Seconds are those of the whole batch on the device, host copies included, queueing never.
+
+While serving, every batch adds one sample: how much slower it was than at warm-up. A bucket's
+correction is the *median* of its own samples among the last `MEMORY` batches, or that of all of
+them where it has fewer than `ENOUGH`. So half of what is remembered must be wrong before the table
+is: a process that was paused, or one page fault, moves nothing; a machine that has become slower is
+followed within some dozen batches, for the buckets that do not run as well; and what a bucket was
+like long ago is forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
+from typing import Final
 
 from engine.buckets import Bucket
+from engine.plan import solve
+
+MEMORY: Final = 64
+"""Batches that are remembered."""
+
+ENOUGH: Final = 5
+"""Samples that a median needs to be worth more than the others' median."""
+
+REFRESH: Final = 8
+"""Samples between two corrections. One costs some 100 us, which a batch of 50 us must not pay."""
+
+STALE: Final = 1.1
+"""By so much one bucket's cost may change against another's before the plan is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One line of the table."""
+    """One line of the table. `measured_s` is the median of the warm-up, `seconds` the one in force.
+
+    `dominated`: no number of waiting rows makes this bucket worth running, so the policy skips it.
+    """
 
     rows: int
     length: int | None
     seconds: float
+    measured_s: float
+    dominated: bool
 
 
 class CostTable:
-    """Median seconds per bucket. Written once, while the model warms up; read by everybody."""
+    """Seconds per bucket, the least seconds for any number of rows, and the plan.
+
+    `stale` says that the costs have changed relative to each other since the plan was made.
+
+    Whoever holds the lock of the device writes (`observe`), and one thread makes plans (`replan`);
+    what they write is replaced as whole values, so anybody may read.
+    """
 
     def __init__(self, seconds: Mapping[Bucket, float]) -> None:
         if not seconds or any(not value > 0 for value in seconds.values()):
             raise AssertionError(f"costs must be positive: {seconds}; this is a bug")
+        self._measured = MappingProxyType(dict(seconds))
+        self._samples: deque[tuple[Bucket, float]] = deque(maxlen=MEMORY)
+        self._fresh = 0
+        lengths = dict.fromkeys(bucket.length for bucket in seconds)
+        self._lanes = {
+            length: tuple(
+                sorted((b for b in seconds if b.length == length), key=lambda bucket: bucket.rows)
+            )
+            for length in lengths
+        }
+        self.stale = False
+        self._planned_for: Mapping[Bucket, float] = self._measured
+        self._set(self._measured)
+        self.replan()
+
+    # --- what is measured ------------------------------------------------------------------------
+
+    def observe(self, bucket: Bucket, seconds: float) -> None:
+        """One batch has had the device for so many seconds."""
+        self._samples.append((bucket, seconds / self._measured[bucket]))
+        self._fresh += 1
+        if self._fresh >= REFRESH:
+            self._fresh = 0
+            self._set({b: s * self._slowness(b) for b, s in self._measured.items()})
+
+    def _slowness(self, bucket: Bucket) -> float:
+        own = [ratio for sampled, ratio in self._samples if sampled == bucket]
+        return median(own if len(own) >= ENOUGH else [ratio for _, ratio in self._samples])
+
+    def _set(self, seconds: Mapping[Bucket, float]) -> None:
         self._seconds = MappingProxyType(dict(seconds))
-        self._lanes: dict[int | None, tuple[Bucket, ...]] = {}
-        for bucket in sorted(seconds, key=lambda bucket: bucket.rows):
-            self._lanes[bucket.length] = (*self._lanes.get(bucket.length, ()), bucket)
+        self._splits = {
+            length: Split([(b, seconds[b]) for b in buckets])
+            for length, buckets in self._lanes.items()
+        }
+        ratios = [now / self._planned_for[bucket] for bucket, now in seconds.items()]
+        self.stale = max(ratios) > STALE * min(ratios)
+
+    def replan(self) -> None:
+        """Make the plan anew. It takes some 20 ms, so hold no lock."""
+        self.stale = False
+        seconds = self._seconds
+        plans = {}
+        for length, buckets in self._lanes.items():
+            places = solve([b.rows for b in buckets], [seconds[b] for b in buckets])
+            plans[length] = tuple(buckets[place] for place in places)
+        self._plans = plans
+        self._planned_for = seconds
+
+    # --- what may be asked -----------------------------------------------------------------------
 
     def seconds(self, bucket: Bucket) -> float:
         """What one execution of `bucket` costs."""
         return self._seconds[bucket]
 
-    def cheapest(self, length: int | None, queued_rows: int) -> Bucket:
-        """The bucket that serves a queue of `queued_rows` at the least seconds per real row.
+    def planned(self, length: int | None, rows: int) -> Bucket:
+        """The bucket to run when `rows` rows of one length wait, and others will come."""
+        plan = self._plans[length]
+        return plan[rows] if rows < len(plan) else self._splits[length].best
 
-        Of equals the larger wins: it answers more rows now. A queue of 9 with buckets 8 and 16 may
-        thus take 8 and leave one behind, when 16 costs more than 9/8 of 8.
-        """
-        return min(
-            self._lanes[length],
-            key=lambda b: (self._seconds[b] / min(b.rows, queued_rows), -b.rows),
-        )
+    def split(self, length: int | None, rows: int) -> Bucket:
+        """The bucket to run first when `rows` rows of one length wait, and nobody else comes."""
+        return self._splits[length].first(rows)
 
     def best(self, length: int | None) -> Bucket:
         """The bucket with the least seconds per row when every row is real."""
-        return self.cheapest(length, self._lanes[length][-1].rows)
+        return self._splits[length].best
 
-    def drain_seconds(self, queued_rows: Mapping[int | None, int]) -> float:
-        """How long the device needs for a queue, taking the best bucket of every length."""
-        total = 0.0
-        for length, rows in queued_rows.items():
-            best = self.best(length)
-            total += -(-rows // best.rows) * self._seconds[best]
-        return total
+    def useful(self, length: int | None) -> tuple[Bucket, ...]:
+        """The buckets of a length that are ever worth running, by rows."""
+        return self._splits[length].useful
+
+    def least(self, length: int | None) -> float:
+        """What the cheapest execution of a length costs: nobody is answered in less."""
+        return self._splits[length].least
+
+    def work(self, length: int | None, rows: int) -> float:
+        """The least device-seconds that `rows` rows of one length take, in the best buckets."""
+        return self._splits[length].work(rows)
+
+    def work_in_company(self, length: int | None, rows: int) -> float:
+        """As `work`, where what does not fill the best bucket waits until others fill it."""
+        best = self._splits[length].best
+        if rows < best.rows:
+            return self.work(length, rows)
+        return self._seconds[best] * rows / best.rows
+
+    @property
+    def dearest(self) -> float:
+        """The most that one execution costs."""
+        return max(self._seconds.values())
 
     def lines(self) -> tuple[Cost, ...]:
         """The table as plain values, by length and then rows."""
         return tuple(
-            Cost(bucket.rows, bucket.length, self._seconds[bucket])
-            for lane in self._lanes.values()
-            for bucket in lane
+            Cost(b.rows, length, self._seconds[b], self._measured[b], b not in self.useful(length))
+            for length, buckets in self._lanes.items()
+            for b in buckets
         )
+
+
+class Split:
+    """The cheapest way to cut any number of rows into the buckets of one length.
+
+    A dynamic program: the cheapest cut of `n` rows begins with the bucket that minimises its own
+    cost and that of the cheapest cut of what it leaves. Up to twice the largest bucket it is
+    tabulated; beyond that the bucket that is best per row is taken off first, as often as need be.
+    """
+
+    def __init__(self, costs: Sequence[tuple[Bucket, float]]) -> None:
+        """`costs` by rows, increasing."""
+        self.best, self._best_seconds = min(costs, key=lambda c: (c[1] / c[0].rows, -c[0].rows))
+        self.least = min(seconds for _, seconds in costs)
+        self._limit = 2 * costs[-1][0].rows
+        self._table = [0.0]
+        self._first: list[int] = [0]
+        for rows in range(1, self._limit + 1):
+            least, _, place = min(
+                (seconds + self._table[max(0, rows - bucket.rows)], -bucket.rows, place)
+                for place, (bucket, seconds) in enumerate(costs)
+            )
+            self._table.append(least)
+            self._first.append(place)
+        self._buckets = [bucket for bucket, _ in costs]
+        used = set(self._first[1:])
+        self.useful = tuple(bucket for place, bucket in enumerate(self._buckets) if place in used)
+
+    def work(self, rows: int) -> float:
+        """Seconds for `rows` rows."""
+        if rows <= self._limit:
+            return self._table[rows]
+        times = -(-(rows - self._limit) // self.best.rows)
+        return times * self._best_seconds + self._table[rows - times * self.best.rows]
+
+    def first(self, rows: int) -> Bucket:
+        """The largest bucket of the cheapest cut: so most rows are answered first."""
+        return self.best if rows > self._limit else self._buckets[self._first[rows]]

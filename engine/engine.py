@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from engine.batcher import SharedDevice
 from engine.config import ModelConfig
 from engine.errors import BrimError, ConfigError, UnknownModel
 from engine.model import Model
@@ -67,8 +68,9 @@ class Engine:
         self._observer = Observers([observer] if observer else [])
         self._clock = clock
         self._watch_compiles = watch_compiles
+        device = SharedDevice()
         self._models = {
-            config.name: ServedModel(config, load, compiler, self._observer, clock)
+            config.name: ServedModel(config, load, compiler, self._observer, clock, device)
             for config in models
         }
         self._thread = threading.Thread(target=self._bring_up, name="brim-engine", daemon=True)

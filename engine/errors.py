@@ -14,6 +14,7 @@ May touch: nothing.
     ├── Refused              retry   turned away at the door, before any work
     │   ├── NotReady         retry   still loading, compiling or warming up
     │   ├── QueueFull        retry   `max_queue_rows` is reached
+    │   ├── Shed             retry   the deadline cannot be met behind those who wait
     │   └── ShuttingDown     retry   the process is draining; another replica can answer
     ├── DeadlineExceeded     retry   accepted, but the answer came too late
     ├── Cancelled            never   the client left before the answer
@@ -95,6 +96,10 @@ class NotReady(Refused):
 
 class QueueFull(Refused):
     """The queue holds `max_queue_rows` already."""
+
+
+class Shed(Refused):
+    """Its deadline cannot be met, or only by making somebody else late who was promised theirs."""
 
 
 class ShuttingDown(Refused):

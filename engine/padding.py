@@ -16,9 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.batching import Piece, Queued
 from engine.buckets import Bucket
 from engine.spec import Array, Arrays, Extent, TensorSpec
+from engine.waiting import Piece, Queued
 
 
 class Rows(Queued, Protocol):

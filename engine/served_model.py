@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
-from engine.batcher import Batcher, Load
+from engine.batcher import Batcher, Load, SharedDevice
 from engine.batching import BatchQueue, Policy
 from engine.buckets import Bucket
 from engine.config import ModelConfig
@@ -37,6 +37,7 @@ from engine.state import ModelState
 from engine.stats import MemoryUse, ModelStats, Progress
 from engine.tally import Tally
 from engine.ticket import Ticket
+from engine.waiting import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from engine.warmup import Proof
 
 log = logging.getLogger("brim.engine")
@@ -67,8 +68,11 @@ class ServedModel:
         compiler: Callable[[Model], BucketCompiler],
         observer: Observer,
         clock: Callable[[], float],
+        device: SharedDevice,
     ) -> None:
+        """`device` is shared with the other models of the engine."""
         self.config = config
+        self._device = device
         self._load = load
         self._compiler = compiler
         self._tally = Tally()
@@ -152,11 +156,21 @@ class ServedModel:
 
     def _serve(self, model: Model, runnables: Mapping[Bucket, Runnable], costs: CostTable) -> None:
         config = self.config
-        policy = Policy(config.max_wait_s, config.hold, config.max_queue_rows, config.in_flight)
-        waiting: BatchQueue[Ticket] = BatchQueue(policy, costs, config.grid.lanes)
+        policy = Policy(config.max_wait_s, config.max_queue_rows, config.in_flight)
+        with self._device.lock:
+            waiting: BatchQueue[Ticket] = BatchQueue(
+                policy, costs, config.grid.lanes, self._device.device, config.name, config.weight
+            )
         self._model, self._costs = model, costs
         self._batcher = Batcher(
-            config.name, model, waiting, runnables, self._observer, self._clock, self.fail
+            config.name,
+            model,
+            waiting,
+            runnables,
+            self._observer,
+            self._clock,
+            self.fail,
+            self._device,
         )
         self._batcher.start()
         if not self._become(ModelState.READY):
@@ -219,11 +233,14 @@ class ServedModel:
     def submit(self, inputs: Arrays, timeout_s: float | None = None, priority: int = 0) -> Ticket:
         """Check, preprocess and queue one request: wire tensors, rows first.
 
-        `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 0 the default.
-        Raises `InvalidRequest`, or one of the refusals.
+        `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
+        the default, which is 5. Raises `InvalidRequest`, or one of the refusals.
         """
         arrived_at = self._clock()
         model = self.admit()
+        if not 0 <= priority <= LOWEST_PRIORITY:
+            problem = f"got {priority}, expected 1 (highest) to {LOWEST_PRIORITY}, or 0"
+            raise InvalidRequest("parameters.priority", problem)
         wanted = self.config.timeout_s if timeout_s is None else timeout_s
         # in this order a NaN is no wish; as a deadline it would never come
         deadline = arrived_at + min(self.config.timeout_s, wanted)
@@ -237,7 +254,7 @@ class ServedModel:
             deadline=deadline,
             clock=self._clock,
             settled=self._ticket_settled,
-            priority=priority,
+            priority=priority or DEFAULT_PRIORITY,
         )
         self._enqueue(ticket)
         return ticket
@@ -341,8 +358,7 @@ class ServedModel:
         """For how long the device has owed an answer that is overdue beyond doubt."""
         if self._costs is None:
             return 0.0
-        dearest = max(line.seconds for line in self._costs.lines())
-        allowed = STALL_S + STALL_TIMES_COST * dearest
+        allowed = STALL_S + STALL_TIMES_COST * self._costs.dearest
         return oldest_batch_s if oldest_batch_s > allowed else 0.0
 
     def _progress(self) -> Progress:

@@ -30,11 +30,14 @@ class Counts:
     """Totals since the start, in requests unless the name says otherwise.
 
     Every accepted request ends in exactly one of `succeeded`, `failed`, `expired`, `cancelled`.
-    `rows` and `padded_rows` are those that were executed, `rows_answered` those of `succeeded`.
+    `refused` counts those at the door, and `shed` those of them whose deadline could not be met; an
+    expiry is another thing, that of a request that was accepted. `rows` and `padded_rows` are those
+    that were executed, `rows_answered` those of `succeeded`.
     """
 
     accepted: int
     refused: int
+    shed: int
     succeeded: int
     failed: int
     expired: int

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
-from engine.errors import BrimError, Cancelled, DeadlineExceeded
+from engine.errors import BrimError, Cancelled, DeadlineExceeded, Shed
 from engine.observer import BatchReport, Observer, TicketReport
 from engine.stats import BatchStats, Counts, Duration, Durations
 
@@ -66,6 +66,7 @@ class Tally(Observer):
     def refused(self, model: str, rows: int, error: BrimError) -> None:
         with self._lock:
             self._counts["refused"] += 1
+            self._counts["shed"] += isinstance(error, Shed)
 
     def ticket_done(self, model: str, report: TicketReport) -> None:
         phases = report.phases

@@ -16,6 +16,7 @@ import numpy as np
 from engine.errors import BrimError, Cancelled, DeadlineExceeded
 from engine.model import Prepared
 from engine.spec import Array, Arrays, Extent
+from engine.waiting import DEFAULT_PRIORITY
 
 
 class Ticket:
@@ -58,11 +59,11 @@ class Ticket:
         deadline: float,
         clock: Callable[[], float],
         settled: Callable[[Ticket, BrimError | None], None],
-        priority: int = 0,
+        priority: int = DEFAULT_PRIORITY,
     ) -> None:
         """`lane` is the bucket length that the rows wait for; `settled` hears the outcome once.
 
-        `priority` 1 is the highest, 0 the default.
+        `priority` 1 is the highest.
         """
         self.prepared = prepared
         self.inputs = prepared.inputs

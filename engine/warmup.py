@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.batching import Piece
 from engine.buckets import Bucket, BucketGrid
 from engine.costs import CostTable
 from engine.errors import WarmupError
@@ -25,6 +24,7 @@ from engine.model import Model
 from engine.padding import gather, scatter
 from engine.runnable import Runnable
 from engine.spec import Array, Arrays, Extent, TensorSpec
+from engine.waiting import DEFAULT_PRIORITY, Piece
 
 MIN_RUNS, MAX_RUNS, TIMING_BUDGET_S = 3, 50, 0.25
 """How often a bucket is timed: until the budget is spent, within these bounds."""
@@ -41,6 +41,7 @@ class Golden:
     rows: int = 1
     enqueued_at: float = 0.0
     deadline: float = 0.0
+    priority: int = DEFAULT_PRIORITY
 
 
 class Proof:

@@ -16,7 +16,7 @@ from engine.stats import ModelStats
 
 blueprint = Blueprint("models", __name__)
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
 
 
 @blueprint.get("/v2")

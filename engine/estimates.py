@@ -1,0 +1,114 @@
+"""What the policy learns from what it sees: delays, and whether clients come back.
+
+May touch: nothing. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+DEVIATIONS: Final = 2.0
+"""Mean deviations above the mean that are still to be expected."""
+
+
+class Expectation:
+    """A mean and its mean deviation, as TCP estimates round trips (RFC 6298, section 2).
+
+    Old samples fade: each new one counts an eighth in the mean, a fourth in the deviation.
+    """
+
+    __slots__ = ("deviation", "mean")
+
+    def __init__(self) -> None:
+        self.mean = math.nan
+        self.deviation = 0.0
+
+    def add(self, sample: float) -> None:
+        """One more sample."""
+        if math.isnan(self.mean):
+            self.mean, self.deviation = sample, abs(sample) / 2
+            return
+        error = sample - self.mean
+        self.deviation += (abs(error) - self.deviation) / 4
+        self.mean += error / 8
+
+    def upper(self, otherwise: float) -> float:
+        """What a sample seldom exceeds; `otherwise` while nothing is known."""
+        if math.isnan(self.mean):
+            return otherwise
+        return self.mean + DEVIATIONS * self.deviation
+
+
+class Returns:
+    """Do the clients that were just answered come back, and when?
+
+    In a *closed loop*, where every client sends its next request when it has its answer, every
+    arrival is somebody coming back: after `n` rows were answered `n` rows arrive, and then none.
+    Independent arrivals do not stop there. So what is counted is how many arrivals are *new*, which
+    is when nobody is missing; in a closed loop that share falls to nothing, and with independent
+    ones it stays above a twentieth. What is timed is how long it takes until all who were answered
+    are back.
+    """
+
+    NEW: Final = 0.02
+    """In a closed loop fewer arrivals than this share are new."""
+
+    FADE: Final = 1 / 256
+    """What one arrival counts in the share of new ones."""
+
+    PATIENCE: Final = 4
+    """When so many more batches have been answered, nobody is waited for any longer."""
+
+    __slots__ = ("_answers", "_arrived", "_delay", "_limit_s", "_new")
+
+    def __init__(self, limit_s: float) -> None:
+        """Who has not come back after `limit_s` seconds is not waited for, and counts as that."""
+        self._limit_s = limit_s
+        self._delay = Expectation()
+        self._new = 1.0
+        self._arrived = 0
+        # when rows were answered, and how many will have arrived when as many are back
+        self._answers: deque[tuple[float, int]] = deque()
+
+    def answered(self, rows: int, now: float) -> None:
+        """So many rows have their answer."""
+        self._forget(now)
+        owed = max(self._arrived, self._answers[-1][1] if self._answers else 0)
+        self._answers.append((now, owed + rows))
+
+    def arrived(self, rows: int, now: float) -> None:
+        """So many rows have come."""
+        self._forget(now)
+        self._new += self.FADE * ((not self._answers) - self._new)
+        self._arrived += rows
+        while self._answers and self._answers[0][1] <= self._arrived:
+            self._delay.add(now - self._answers.popleft()[0])
+
+    def _forget(self, now: float) -> None:
+        answers = self._answers
+        while answers and (now - answers[0][0] > self._limit_s or len(answers) > self.PATIENCE):
+            _, target = answers.popleft()
+            self._delay.add(self._limit_s)
+            self._arrived = max(self._arrived, target)  # nobody waits for them any longer
+
+    @property
+    def closed(self) -> bool:
+        """Is everybody who arrives somebody who has come back?"""
+        return self._new < self.NEW
+
+    @property
+    def delay_s(self) -> float:
+        """Within so many seconds those who were answered are usually back; infinite if unknown."""
+        # a little later than the very last is usually seen: a hold that ends a moment too early
+        # has waited for nothing
+        return 1.1 * self._delay.upper(math.inf)
+
+    def missing(self, now: float) -> tuple[int, float]:
+        """How many rows may be on their way back, and by when they should be here."""
+        self._forget(now)
+        if not self._answers:
+            return 0, now
+        answered_at, target = self._answers[-1]
+        return target - self._arrived, answered_at + self.delay_s

@@ -1,0 +1,95 @@
+"""Which bucket, and whose rows go into it.
+
+May touch: nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic
+
+from engine.buckets import Bucket
+from engine.costs import CostTable
+from engine.waiting import R, WaitingRoom
+
+Lanes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Formation(Generic[R]):
+    """How the next batch is formed of those who wait.
+
+    start_at     when the device is free
+    complete     nobody else is going to come: a closed loop whose clients all wait
+    by_deadline  whoever has the earliest deadline is first, whatever the priorities
+    """
+
+    costs: CostTable
+    waiting: WaitingRoom[R]
+    start_at: float
+    complete: bool
+    by_deadline: bool
+
+    def choose(self) -> tuple[Bucket, Lanes]:
+        """The bucket, and the lanes whose next rows fill it. Somebody must wait.
+
+        A batch always carries who is first. Rows of neighbouring lanes may share the bucket of the
+        longest, where that and the rest take less of the device than any other choice.
+        """
+        lane = self.waiting.first(by_deadline=self.by_deadline).lane
+        left = {lane: rows for lane, rows in self.waiting.rows.items() if rows}
+        if len(left) == 1:
+            lanes: Lanes = (lane,)
+            bucket = self._planned(lane, left[lane])
+        else:
+            choices = self._choices(lane, left)
+            bucket, lanes = min(choices, key=lambda choice: self._seconds(left, *choice))
+        return self._in_time(bucket, lanes), lanes
+
+    def _planned(self, lane: int | None, rows: int) -> Bucket:
+        return self.costs.split(lane, rows) if self.complete else self.costs.planned(lane, rows)
+
+    def _choices(
+        self, lane: int | None, left: Mapping[int | None, int]
+    ) -> Iterator[tuple[Bucket, Lanes]]:
+        """Every run of lanes with rows around `lane`: a bucket for all of them, or one for those of
+        the longest, in which the others ride where there is room.
+        """
+        order = tuple(left)
+        at = order.index(lane)
+        for low in range(at, -1, -1):
+            for high in range(at, len(order)):
+                lanes = order[low : high + 1]
+                for rows in {left[lanes[-1]], sum(left[lane] for lane in lanes)}:
+                    yield self._planned(lanes[-1], rows), lanes
+
+    def _seconds(self, left: Mapping[int | None, int], bucket: Bucket, lanes: Lanes) -> float:
+        """Device-seconds of this batch and of what is then left, every lane by itself."""
+        taken = Counter(self.waiting.mix(lanes, bucket.rows, by_deadline=self.by_deadline))
+        rest = sum(self.costs.work(lane, rows - taken[lane]) for lane, rows in left.items())
+        return self.costs.seconds(bucket) + rest
+
+    def _in_time(self, planned: Bucket, lanes: Lanes) -> Bucket:
+        """A smaller bucket, if that one would be too late for somebody whom the smaller one still
+        answers in time, and if everybody else can afford it. If not, hurrying for one would make
+        others late, and under load everybody: then the plan stands.
+        """
+        finish = self.start_at + self.costs.seconds(planned)
+        if not self._late(lanes, planned.rows, finish):
+            return planned
+        for bucket in reversed(self.costs.useful(planned.length)):
+            if bucket.rows < planned.rows:
+                first = self.start_at + self.costs.seconds(bucket)
+                then = first + self.costs.seconds(planned)
+                everybody = sum(self.waiting.rows.values())
+                if (
+                    not self._late(lanes, bucket.rows, first)
+                    and self._late(lanes, everybody, then) <= bucket.rows
+                ):
+                    return bucket
+        return planned
+
+    def _late(self, lanes: Lanes, rows: int, finish: float) -> int:
+        return self.waiting.late(lanes, rows, finish, by_deadline=self.by_deadline)
