@@ -225,8 +225,11 @@ class Batcher:
             if self._in_flight.pop(id(batch.launch), None) is None:
                 return 0.0  # `close` has given it up
             self._answering = batch.launch
-            self._queue.gathered(batch.gather_s)
+            self._queue.started(batch.launch, batch.started_at)
             spent = self._queue.landed(batch.launch, now, failed=failed)
+            if failed:
+                for piece in batch.launch.pieces:
+                    self._queue.discard(piece.request)  # the other rows of one that was cut
             self._lock.notify()
             self._shared.wake_others(self._lock)
             return spent

@@ -32,8 +32,8 @@ from engine.promises import Promises
 from engine.waiting import Piece, R, R_co, WaitingRoom
 
 Reason = Literal["full", "idle", "next", "held", "drain"]
-"""Why a batch was launched as it was: its bucket is full; the device had nothing to do; the device
-was about to be free; company was waited for; the queue is closed."""
+"""Why a batch was launched as it was: the best bucket could be filled; the device had nothing to
+do; it was about to be free; company was waited for; the queue is closed."""
 
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
@@ -86,11 +86,13 @@ class Policy:
     max_wait_s  the longest that a free device is held for clients who are about to come back
     max_rows    rows that may wait
     depth       batches on their way at once
+    lead_s      what a thread needs to wake up: the next batch is formed so much earlier
     """
 
     max_wait_s: float
     max_rows: int
     depth: int
+    lead_s: float = 0.0
 
 
 class BatchQueue(Generic[R]):
@@ -198,9 +200,10 @@ class BatchQueue(Generic[R]):
 
     # --- what happens on the device --------------------------------------------------------------
 
-    def gathered(self, seconds: float) -> None:
-        """From the decision to the launch of a batch it took so long."""
-        self._gathering.add(seconds)
+    def started(self, launch: Launch[R], at: float) -> None:
+        """Its rows are gathered: at this moment it went to the device."""
+        self._gathering.add(at - launch.flight.launched_at)
+        launch.flight.launched_at = at
 
     def landed(self, launch: Launch[R], now: float, *, failed: bool = False) -> float:
         """A batch has come back. Returns how many seconds it had the device."""
@@ -267,11 +270,13 @@ class BatchQueue(Generic[R]):
 
     @property
     def _lead_s(self) -> float:
-        """How long before the device should be free the next batch is formed: as long as gathering
-        takes, and as batches land earlier than expected.
+        """How long before the device should be free the next batch is formed: as long as waking up
+        and gathering take, and as batches land earlier than expected. Later would leave the device
+        without work; earlier, and who comes meanwhile would miss this batch.
         """
         earliness = self._earliness.mean
-        return max(0.0, self._gathering.upper(0.0) + (earliness if earliness > 0 else 0.0))
+        early = earliness if earliness > 0 else 0.0
+        return self._policy.lead_s + self._gathering.upper(0.0) + early
 
     def _hold_until(self, now: float, start_at: float) -> float:
         """Until when the device should be held for those who were just answered, or are about to
@@ -318,7 +323,11 @@ class BatchQueue(Generic[R]):
         return launch
 
     def _reason(self, bucket: Bucket, pieces: tuple[Piece[R], ...], busy: bool) -> Reason:
-        if sum(piece.count for piece in pieces) == bucket.rows:
+        if (
+            bucket.rows
+            == sum(piece.count for piece in pieces)
+            >= self._costs.best(bucket.length).rows
+        ):
             return "full"
         if self.closed:
             return "drain"

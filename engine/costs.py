@@ -107,7 +107,8 @@ class CostTable:
         self.stale = False
         seconds = self._seconds
         plans = {}
-        for length, buckets in self._lanes.items():
+        for length in self._lanes:
+            buckets = self.useful(length)
             places = solve([b.rows for b in buckets], [seconds[b] for b in buckets])
             plans[length] = tuple(buckets[place] for place in places)
         self._plans = plans

@@ -29,7 +29,12 @@ def test_the_server_says_who_it_is(served: Served) -> None:
     assert said == {
         "name": "brim",
         "version": VERSION,
-        "extensions": ["binary_tensor_data", "model_configuration", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "schedule_policy",
+            "statistics",
+        ],
     }
 
 
@@ -77,6 +82,14 @@ def test_a_configuration_is_as_tritons_clients_read_it(serve: Serve) -> None:
         "dynamic_batching": {
             "preferred_batch_size": [1, 4, 8],
             "max_queue_delay_microseconds": 2500,
+            "priority_levels": 9,
+            "default_priority_level": 5,
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": 30_000_000,
+                "allow_timeout_override": True,
+                "max_queue_size": 1024,
+            },
         },
         "model_transaction_policy": {"decoupled": False},
     }
@@ -164,8 +177,9 @@ def test_stats_tell_the_costs_and_the_counts_too(serve: Serve) -> None:
     assert served.infer(1.0).status_code == 200
     served.observer.wait_for("batch_done")
     said = served.client.get("/v2/models/puppet/stats").get_json()
-    seconds = [line.pop("seconds") for line in said["cost_table"]]
-    assert all(cost > 0 for cost in seconds)
+    for key in ("seconds", "measured_s"):
+        assert all(line.pop(key) > 0 for line in said["cost_table"])
+    assert {type(line.pop("dominated")) for line in said["cost_table"]} == {bool}
     assert said["cost_table"] == [{"rows": 1, "length": None}, {"rows": 2, "length": None}]
     counts = said["counts"]
     assert (counts["accepted"], counts["succeeded"], counts["batches"]) == (1, 1, 1)
