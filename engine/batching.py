@@ -236,10 +236,11 @@ class BatchQueue(Generic[R]):
         """Another number when it may have become another model's turn; see `Device`."""
         return self._device.turns
 
-    def replan(self) -> None:
-        """Make the plan anew if the costs have changed. The one method to call without the lock."""
-        if self._costs.stale:
-            self._costs.replan()
+    def correct(self) -> None:
+        """Put into force what the last batches have cost. To be called without the lock, by one
+        thread.
+        """
+        self._costs.correct()
 
     # --- what is next ----------------------------------------------------------------------------
 

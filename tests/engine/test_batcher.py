@@ -761,7 +761,7 @@ def test_close_answers_whoever_is_left_when_the_time_is_up(make_rig: RigMaker) -
 
 
 def test_close_joins(rig: Rig) -> None:
-    assert len(threads_of(rig)) == 2
+    assert len(threads_of(rig)) == 3
     rig.submit(1).result()
     rig.batcher.close(PATIENCE_S)
     assert threads_of(rig) == []
@@ -790,7 +790,11 @@ def test_start_after_close_ends_at_once(make_rig: RigMaker) -> None:
 
 
 def test_the_threads_are_named_after_their_model(rig: Rig) -> None:
-    assert [t.name for t in threads_of(rig)] == ["brim-batcher-puppet", "brim-completer-puppet"]
+    assert [t.name for t in threads_of(rig)] == [
+        "brim-batcher-puppet",
+        "brim-completer-puppet",
+        "brim-corrector-puppet",
+    ]
 
 
 @pytest.fixture(autouse=True)
