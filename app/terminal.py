@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.example import example_request
 from app.services import VERSION
 from app.settings import Settings
 from engine.buckets import Bucket
@@ -139,16 +140,10 @@ def _things_to_try(engine: Engine, url: str) -> list[str]:
 
 def example_body(model: Model) -> str | None:
     """The model's own example as a request body, if it has one that fits a line."""
-    if model.example is None:
+    example = example_request(model)
+    if example is None:
         return None
-    inputs = []
-    for spec in model.inputs:
-        flat = model.example[spec.name]
-        shape = [len(flat)]
-        while flat and isinstance(flat[0], list):
-            shape.append(len(flat[0]))
-            flat = [value for part in flat for value in part]
-        if len(flat) > INLINE_VALUES or any("'" in str(value) for value in flat):
-            return None
-        inputs.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": flat})
-    return json.dumps({"inputs": inputs}, separators=(",", ":"))
+    values = [value for tensor in example["inputs"] for value in tensor["data"]]
+    if len(values) > INLINE_VALUES or any("'" in str(value) for value in values):
+        return None
+    return json.dumps(example, separators=(",", ":"))

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from app.answer import Answer
 from app.codec import InferRequest, InferResponse, oip_binary, oip_json
 from app.codec.typed import parse
 from engine.errors import ExecutionFailed, InvalidRequest
@@ -56,6 +57,26 @@ class WireRequest(msgspec.Struct):
     id: str | None = None
     parameters: Parameters = {}
     outputs: list[WireOutput] | None = None
+
+
+class AnswerTensor(Answer, frozen=True):
+    """An output: `data`, flat and row-major; or `parameters.binary_data_size`."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
+
+
+class WireAnswer(Answer, frozen=True):
+    """What `encode` writes, or its JSON part."""
+
+    model_name: str
+    model_version: str
+    outputs: list[AnswerTensor]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
 
 
 def decode(
