@@ -9,7 +9,10 @@ import msgspec
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a route answers: these fields and no others."""
+    """What a route answers: these fields and no others, all of them there unless they are UNSET.
+
+    A default would make the document say that a field may be missing.
+    """
 
 
 class Readiness(Answer, frozen=True):

@@ -73,8 +73,8 @@ class OpenAIProblem(Answer, frozen=True):
 
     message: str
     type: str
-    param: str | None = None
-    code: str | None = None
+    param: str | None
+    code: str | None
 
 
 class OpenAIError(Answer, frozen=True):
@@ -106,7 +106,7 @@ def _answer(message: str, status: int) -> Response:
     said: Error | OpenAIError = Error(message)
     if kind_of(request.path) is OpenAIError:
         kind = "invalid_request_error" if status < INTERNAL else "server_error"
-        said = OpenAIError(OpenAIProblem(message, kind))
+        said = OpenAIError(OpenAIProblem(message, kind, None, None))
     return Response(msgspec.json.encode(said), status, content_type=JSON)
 
 

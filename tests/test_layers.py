@@ -92,6 +92,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "app.body": "flask werkzeug",
         "app.codec.oip_binary": "numpy",
+        "app.codec.oip_parameters": "",
         "app.codec.oip_json": "numpy",
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",

@@ -13,7 +13,6 @@ from app.codec.typed import parse
 from app.operation import NOT_SERVING, OPTIONAL_BODY, UNKNOWN, answers
 from app.services import MODEL_VERSION, VERSION, services
 from engine.costs import Cost
-from engine.spec import TensorSpec
 from engine.state import ModelState
 from engine.stats import Counts, MemoryUse, ModelStats
 
@@ -79,13 +78,15 @@ def model(name: str, version: str = MODEL_VERSION) -> ModelMetadata:
         name=name,
         versions=(MODEL_VERSION,),
         platform=served.platform,
-        inputs=tuple(_metadata(spec) for spec in served.inputs),
-        outputs=tuple(_metadata(spec) for spec in served.outputs),
+        inputs=tuple(
+            # Triton's tools make up no row without an axis; one that has it is taken, too
+            TensorMetadata(spec.name, spec.datatype, (-1, *(spec.shape or (1,))))
+            for spec in served.inputs
+        ),
+        outputs=tuple(
+            TensorMetadata(spec.name, spec.datatype, spec.wire_shape) for spec in served.outputs
+        ),
     )
-
-
-def _metadata(spec: TensorSpec) -> TensorMetadata:
-    return TensorMetadata(spec.name, spec.datatype, spec.wire_shape)
 
 
 @blueprint.get("/v2/models/<name>/config")

@@ -41,23 +41,23 @@ class OpenAIModel(Answer, frozen=True):
     """A model, as OpenAI lists it."""
 
     id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: Literal["brim"] = "brim"
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["brim"]
 
 
 class OpenAIModels(Answer, frozen=True):
     """Every configured model, whether it embeds or not."""
 
+    object: Literal["list"]
     data: tuple[OpenAIModel, ...]
-    object: Literal["list"] = "list"
 
 
 @blueprint.get("/v1/models")
 @answers(OpenAIModels)
 def models() -> OpenAIModels:
     """Which models are there?"""
-    return OpenAIModels(tuple(OpenAIModel(name) for name in services().engine.names))
+    return OpenAIModels("list", tuple(_model(name) for name in services().engine.names))
 
 
 @blueprint.get("/v1/models/<name>")
@@ -65,4 +65,8 @@ def models() -> OpenAIModels:
 def model(name: str) -> OpenAIModel:
     """Is this one there?"""
     services().engine.config(name)
-    return OpenAIModel(name)
+    return _model(name)
+
+
+def _model(name: str) -> OpenAIModel:
+    return OpenAIModel(name, "model", 0, "brim")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from openapi_spec_validator import validate
 
 from app import errors, openapi
+from app.answer import Answer
 from app.operation import REASONS
+from app.routes.health import ServerProgress
 from engine.config import ModelConfig
 from engine.model import Model, Prepared
 from engine.spec import LENGTH, Arrays, TensorSpec
@@ -87,6 +91,19 @@ def test_a_route_that_does_not_say_what_it_answers_cannot_be_added(served: Serve
 def test_every_status_that_an_error_has_is_explained() -> None:
     # 499 is for the log: nobody is there to read it. 413 is Flask's own
     assert set(REASONS) == set(errors.STATUS.values()) - {499} | {413}
+
+
+def kinds(root: type[Answer] = Answer) -> Iterator[type[Answer]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from kinds(child)
+
+
+def test_no_field_of_an_answer_may_be_missing_because_it_has_a_default() -> None:
+    found = list(kinds())
+    assert ServerProgress in found
+    defaults = {field.default for kind in found for field in msgspec.structs.fields(kind)}
+    assert defaults == {msgspec.NODEFAULT, msgspec.UNSET}
 
 
 # --- how each route ends --------------------------------------------------------------------------
