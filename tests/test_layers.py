@@ -111,7 +111,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.openapi": "flask werkzeug",
-        "app.terminal": "rich threading",
+        "app.terminal": "rich",
     },
     {
         "app.routes.docs": "flask swagger_ui_bundle",
