@@ -34,11 +34,15 @@ _GIVES_BINARY: Final = {
         "schema": {"type": "integer", "minimum": 0},
     }
 }
-_BYTES: Final = {"type": "string", "format": "binary"}
-RETRIED: Final = frozenset({429, 503})
-
+_BYTES: Final = {
+    "type": "string",
+    "format": "binary",
+    "description": "The JSON, and behind it the tensors in its order, little-endian",
+}
+_RETRIED: Final = frozenset({429, 503})
 
 REF: Final = "#/components/schemas/{name}"
+"""Where the schema of a name is."""
 
 
 class Components:
@@ -84,7 +88,7 @@ def described(
         responses[str(status)] = {
             "description": REASONS[status],
             "content": {JSON: {"schema": error}},
-            **({"headers": _RETRY_AFTER} if status in RETRIED else {}),
+            **({"headers": _RETRY_AFTER} if status in _RETRIED else {}),
         }
     if isinstance(operation.answer, type) and issubclass(operation.answer, Readiness):
         responses["503"] = {"description": "Not ready", "content": _given(operation, answer)}

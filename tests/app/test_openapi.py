@@ -255,7 +255,7 @@ def test_binary_bodies_and_their_header_are_shown_both_ways(many: Served, path: 
     (taken,) = [part for part in said["parameters"] if part["in"] == "header"]
     assert taken["name"] == header
     assert not taken.get("required", False)
-    octets = {"schema": {"type": "string", "format": "binary"}}
-    assert said["requestBody"]["content"]["application/octet-stream"] == octets
-    assert said["responses"]["200"]["content"]["application/octet-stream"] == octets
+    for content in (said["requestBody"]["content"], said["responses"]["200"]["content"]):
+        octets = content["application/octet-stream"]["schema"]
+        assert (octets["type"], octets["format"]) == ("string", "binary")
     assert header in said["responses"]["200"]["headers"]

@@ -147,9 +147,9 @@ def test_a_server_whose_required_model_failed_says_that_it_is_not_ready(show: Sh
     assert shown.curls == [f"curl -s {URL}/readyz"]
 
 
-def drawing() -> list[threading.Thread]:
+def drawing() -> set[threading.Thread]:
     """The threads that draw progress bars."""
-    return [thread for thread in threading.enumerate() if type(thread).__name__ == "_RefreshThread"]
+    return {thread for thread in threading.enumerate() if type(thread).__name__ == "_RefreshThread"}
 
 
 def test_a_start_that_is_interrupted_says_no_hello_and_its_bars_go() -> None:
@@ -166,16 +166,18 @@ def test_a_start_that_is_interrupted_says_no_hello_and_its_bars_go() -> None:
         compiler=compiler,
         watch_compiles=lambda _alarm: lambda: None,
     )
+    before = drawing()
     terminal.attach(engine)
+    (bars,) = drawing() - before
     engine.start()
     recorder.wait_for("state_changed")  # it compiles
-    assert drawing()
     engine.drain()
     compiler.gate.release(2)
     engine.close()
     assert recorder.named("settled")
     assert "Brim" not in screen.getvalue()
-    assert not drawing()
+    bars.join(PATIENCE_S)  # rich tells it to end, and does not wait
+    assert not bars.is_alive()
 
 
 def test_without_an_engine_there_is_nothing_to_say() -> None:
