@@ -15,6 +15,7 @@ from typing import Final
 from flask import request
 
 from app.errors import TooManyWaiting, UnknownVersion
+from app.operation import TIMEOUT_HEADER
 from app.services import MODEL_VERSION, services
 from engine.errors import InvalidRequest
 from engine.model import Model
@@ -25,10 +26,7 @@ PATIENCE_S = 0.005
 """How long a request waits before its socket is watched. A shorter wait is not worth two system
 calls, and a client that left meanwhile is noticed as soon as the watch begins."""
 
-TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
-"""What a request may take, in milliseconds, from its arrival to its answer."""
-
-_NUMBER: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?(e[0-9]{1,2})?")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 def admit(name: str, version: str = MODEL_VERSION) -> Model:

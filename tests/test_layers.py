@@ -74,8 +74,14 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     # the engine ends here
     {
+        "app.answer": "msgspec",
+    },
+    {
+        "app.operation": "flask msgspec",
+    },
+    {
         "app.codec": "",
-        "app.errors": "flask werkzeug",
+        "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",
         "app.routes": "",
         "app.settings": "msgspec os",
@@ -86,6 +92,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "app.body": "flask werkzeug",
         "app.codec.oip_binary": "numpy",
+        "app.codec.oip_parameters": "",
         "app.codec.oip_json": "numpy",
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",
@@ -97,13 +104,18 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.services": "flask",
     },
     {
-        "app.openapi": "flask msgspec",
+        "app.example": "",
+        "app.openapi_operation": "msgspec",
+        "app.openapi_tensors": "",
         "app.serving": "flask socket",
-        "app.terminal": "rich threading",
+    },
+    {
+        "app.openapi": "flask werkzeug",
+        "app.terminal": "rich",
     },
     {
         "app.routes.docs": "flask swagger_ui_bundle",
-        "app.routes.health": "flask",
+        "app.routes.health": "flask msgspec",
         "app.routes.inference": "flask",
         "app.routes.models": "flask msgspec",
         "app.routes.openai": "flask",
