@@ -1,8 +1,8 @@
 """The simulation and the server decide alike: one trace, through both, batch by batch.
 
-The simulation goes first and notes every moment at which something happened. The threaded batcher is
-then led through the same moments by hand, on a clock that stands still between them. Times and costs
-are multiples of 1/1024 s, so that no rounding tells the two apart.
+The simulation goes first and notes every moment at which something happened. The threaded batcher
+is then led through the same moments by hand, on a clock that stands still between them. Times and
+costs are multiples of 1/1024 s, so that no rounding tells the two apart.
 """
 
 from __future__ import annotations
