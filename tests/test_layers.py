@@ -74,6 +74,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     # the engine ends here
     {
+        "app.bench": "",
         "app.codec": "",
         "app.errors": "flask werkzeug",
         "app.hangup": "os select socket threading",
@@ -84,6 +85,10 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.window": "threading",
     },
     {
+        "app.bench.histogram": "hdrh numpy",
+        "app.bench.plan": "",
+        "app.bench.tally": "",
+        "app.bench.timer": "asyncio ctypes os sys time",
         "app.body": "flask werkzeug",
         "app.codec.oip_binary": "numpy",
         "app.codec.oip_json": "numpy",
@@ -92,16 +97,22 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
     },
     {
+        "app.bench.command": "click rich",
+        "app.bench.schedule": "numpy",
         "app.codec.oip": "msgspec numpy orjson",
         "app.codec.openai": "msgspec numpy orjson",
         "app.services": "flask",
     },
     {
+        "app.bench.load": "",
+        "app.bench.shots": "orjson",
         "app.openapi": "flask msgspec",
         "app.serving": "flask socket",
         "app.terminal": "rich threading",
     },
     {
+        "app.bench.connection": "asyncio httptools",
+        "app.bench.examples": "numpy orjson",
         "app.routes.docs": "flask swagger_ui_bundle",
         "app.routes.health": "flask",
         "app.routes.inference": "flask",
@@ -109,12 +120,19 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.routes.openai": "flask",
     },
     {
+        "app.bench.runner": "asyncio socket time (uvloop)",
         "app.factory": "flask",
     },
     {
+        "app.bench.report": "msgspec numpy",
         "app.hosting": "atexit flask gunicorn os prometheus_client rich signal sys threading",
     },
     {
+        "app.bench.process": "multiprocessing signal",
+        "app.bench.terminal": "rich",
+    },
+    {
+        "app.bench.plot": "matplotlib numpy",
         "app.cli": "click os rich",
         "app.wsgi": "",
     },
