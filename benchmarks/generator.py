@@ -71,7 +71,7 @@ def echo() -> Iterator[str]:
     process = spawn.Process(target=_listen, args=(port,), daemon=True)
     process.start()
     try:
-        yield f"http://127.0.0.1:{port.get()}"
+        yield f"http://127.0.0.1:{port.get(timeout=30)}"
     finally:
         process.terminate()
         process.join()
@@ -124,9 +124,9 @@ async def drive(client: Client, url: str, clients: int, seconds: float) -> tuple
         return (answered - before) / took, (time.process_time() - cpu) / took
 
 
-def plan(url: str, clients: int, seconds: float) -> Plan:
-    """The same for `brim bench`."""
-    settings = Settings(url, clients=clients, duration_s=seconds, warmup_s=seconds / 5)
+def plan(url: str, seconds: float, clients: int | None = None, rate: float | None = None) -> Plan:
+    """The same for `brim bench`, in either loop."""
+    settings = Settings(url, clients=clients, rate=rate, duration_s=seconds, warmup_s=seconds / 5)
     spec = TensorSpec("x", "FP32", (4,))
     values = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
     return Plan(settings, (shots.make(settings, Target("x"), (spec,), {"x": values}),))
@@ -145,11 +145,22 @@ def main() -> None:
         for name, client in libraries.items():
             rate, core = uvloop.run(drive(client, url, options.clients, options.seconds))
             print(f"| {name} | {rate:.0f} | {core:.2f} | {core / rate * 1e6:.0f} |")
-        seen = process.run(plan(url, options.clients, options.seconds))
+        seen = process.run(plan(url, options.seconds, clients=options.clients))
         core = seen.generator.core
         print(
             f"| brim bench | {seen.ok_per_s:.0f} | {core:.2f} | {core / seen.ok_per_s * 1e6:.0f} |"
         )
+        print(
+            "\n| open loop | requests/s | of a core | p50 ms | p99 ms | late p50 ms | late p99 ms |"
+        )
+        print("|--:|--:|--:|--:|--:|--:|--:|")
+        for rate in (100, 1000, 10_000, 40_000):
+            seen = process.run(plan(url, options.seconds, rate=rate))
+            by = seen.generator
+            print(
+                f"| {rate}/s | {seen.ok_per_s:.0f} | {by.core:.2f} | {seen.ok.p50_ms:.3f} "
+                f"| {seen.ok.p99_ms:.3f} | {by.lag_p50_ms:.3f} | {by.lag_p99_ms:.3f} |"
+            )
 
 
 if __name__ == "__main__":

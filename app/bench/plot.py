@@ -31,7 +31,8 @@ NINES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 """Percentiles with a line of their own. The axis is 1 / (1 - share), so each nine is as wide."""
 
 WIDE: Final = 1000
-"""An axis over a larger ratio than this has a line for each power of ten only."""
+"""An axis over a larger ratio than this has a line for each power of ten only, and a number that is
+larger has no digits after the point."""
 
 
 def draw(report: Report, path: Path) -> None:
@@ -78,7 +79,7 @@ def _percentiles(axes: Axes, report: Report) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _curve(axes, report.ok, OK, "answers")
-    _curve(axes, report.refused, REFUSED, "refusals (429, 503)")
+    _curve(axes, report.refused, REFUSED, "429 and 503")
     most = max(report.ok.count, report.refused.count, 10)
     shown = [p for p in NINES if 100 / (100 - p) <= most]
     axes.set_xlim(1, most * 1.3)
@@ -88,13 +89,13 @@ def _percentiles(axes: Axes, report: Report) -> None:
     _plain_log(axes)
     for name in ("p50_ms", "p90_ms", "p99_ms", "p999_ms"):
         _mark(axes, report.ok, name)
-    if report.settings.deadline_ms is not None:
-        axes.axhline(report.settings.deadline_ms, color=FAILED, linewidth=1, linestyle=(0, (4, 3)))
-        axes.text(
-            1.05, report.settings.deadline_ms, "deadline", fontsize=9, color=FAILED, va="bottom"
-        )
+    deadline = report.settings.deadline_ms
+    if deadline is not None:
+        axes.axhline(deadline, color=FAILED, linewidth=1, linestyle=(0, (4, 3)))
+        right = axes.get_xlim()[1]
+        axes.text(right, deadline, "deadline ", fontsize=9, color=FAILED, ha="right", va="bottom")
     if report.refused.count:
-        axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
+        _legend(axes, 2)
 
 
 def _curve(axes: Axes, latency: Latency, color: str, label: str) -> None:
@@ -117,13 +118,14 @@ def _mark(axes: Axes, latency: Latency, name: str) -> None:
     value = getattr(latency, name)
     axes.plot([x], [value], "o", color=OK, markersize=5)
     axes.annotate(
-        f"{value:.3g}",
+        f"{value:.3g}" if value < WIDE else f"{value:,.0f}",
         (x, value),
-        xytext=(-6, 7),
+        xytext=(-7, 6),
         textcoords="offset points",
         ha="right",
         fontsize=9,
         color=INK,
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6},
     )
 
 
@@ -168,7 +170,7 @@ def _seconds(axes: Axes, report: Report) -> None:
     axes.plot(at, [second.p99_ms for second in answered], color=OK, label="p99", **dots)  # type: ignore[arg-type]
     axes.plot(at, [second.p50_ms for second in answered], color=P50, label="p50", **dots)  # type: ignore[arg-type]
     axes.set_xlabel(
-        "seconds since the end of warm-up; grey: nothing more was sent", fontsize=9, color=FAINT
+        "seconds since the end of warm-up; grey: after the end", fontsize=9, color=FAINT
     )
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if answered:

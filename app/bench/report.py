@@ -93,7 +93,7 @@ class Report:
             )
         if self.ok.count and generator.lag_p99_ms > LATE_SHARE * self.ok.p99_ms:
             return (
-                f"the load generator was itself {generator.lag_p99_ms:.2g} ms late at p99, "
+                f"the load generator was itself {generator.lag_p99_ms:,.2f} ms late at p99, "
                 "more than a fifth of the latency it measured"
             )
         return None

@@ -89,7 +89,7 @@ def _goodput(report: Report) -> str:
 
 
 def _latencies(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 2), header_style="dim")
     table.add_column("  ms")
     for name in _COLUMNS:
         table.add_column(name, justify="right")
@@ -110,8 +110,13 @@ def _line(table: Table, name: str, latency: Latency) -> None:
         latency.p999_ms,
         latency.max_ms,
     )
-    shown = [f"{number:,.2f}" if latency.count else "-" for number in numbers]
+    shown = [_number(number) if latency.count else "-" for number in numbers]
     table.add_row(f"  {name}", f"{latency.count:,}", *shown)
+
+
+def _number(ms: float) -> str:
+    """Whole milliseconds from a second on, so that a line fits eighty columns."""
+    return f"{ms:,.2f}" if ms < 1000 else f"{ms:,.0f}"  # noqa: PLR2004
 
 
 def _outcomes(report: Report) -> str:

@@ -2,9 +2,9 @@
 
 May touch: asyncio, os, and the C library through ctypes.
 
-The timers of event loops are as coarse as epoll's timeout, a millisecond, which would be added to
-every latency that counts from an intended time. Linux has a clock that can be waited for like a
-socket, and is ten times as exact; Python has it from 3.13 on. Elsewhere the loop's own has to do.
+The timers of event loops count in milliseconds, like epoll's timeout: whoever wants more waits too
+long, which an open loop would add to every latency, or wakes early and spins. Linux has a clock
+that can be waited for like a socket; Python has it from 3.13 on. Elsewhere the loop's has to do.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ PNG = b"\x89PNG\r\n"
 
 GOOD = report_of((0, 200, 0.5, 0.010), (0, 200, 1.5, 0.012))
 BUSY = report_of(
-    (0, 200, 0.5, 0.010),
+    (0, 200, 0.5, 4.010),
     (1, 429, 0.6, 0.001),
     (0, 500, 0.7, 0.001),
     (1, Failure.RESET, 9.9, 2.0),
@@ -147,6 +147,7 @@ def test_a_bad_run_is_shown_with_all_of_it() -> None:
         "open loop, 20/s constant",
         "goodput/s within 11 ms",
         "[b]:4",
+        "4,010",
         "429, 503",
         "200: 1   429: 1   500: 1   reset: 1",
         "doubtful: the load generator took 97% of its core",

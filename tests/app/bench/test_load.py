@@ -213,6 +213,14 @@ def test_the_open_loop_sends_what_was_intended_after_the_end_of_its_window_too()
     assert (led.finished, led.latencies) == (1, [0.4, 0.4])
 
 
+def test_the_open_loop_is_not_over_while_a_request_hopes_for_a_connection() -> None:
+    led = open_loop(duration_s=0.05)
+    led.load.poll(1.0)
+    assert led.finished == 0
+    led.answer(led.open(1.1), 1.2)
+    assert (led.finished, led.latencies) == (1, [1.2])
+
+
 def test_a_refused_connection_is_the_end_of_one_request() -> None:
     led = open_loop()
     led.load.poll(0.2)
@@ -263,6 +271,15 @@ def test_what_warm_up_sent_does_not_count_even_if_it_is_answered_later() -> None
     led.answer(link, 4.5)
     assert led.latencies == [1.5]
     assert led.tally.settled == 3, "the progress bar has all of them"
+
+
+def test_how_late_the_generator_was_in_warm_up_does_not_count_either() -> None:
+    led = Led(plan_of(clients=1), warmup_s=2)
+    led.load.poll(1.9)
+    led.load.poll(2.5)
+    assert led.tally.lags.tolist() == []
+    led.load.poll(2.6)
+    assert [round(lag, 6) for lag in led.tally.lags] == [0.05]
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:

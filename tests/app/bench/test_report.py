@@ -126,7 +126,7 @@ def test_what_is_no_report_is_refused() -> None:
     [
         (0.5, 0.001, None),
         (0.95, 0.001, "the load generator took 95% of its core"),
-        (0.5, 0.003, "the load generator was itself 3 ms late at p99"),
+        (0.5, 0.003, "the load generator was itself 3.00 ms late at p99"),
     ],
 )
 def test_a_generator_at_its_own_limit_is_said_to_be(
