@@ -1,6 +1,7 @@
 """The `brim` command.
 
-May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files.
+May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files,
+`bench` loads a server.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from app import hosting
 from app import settings as settings_module
+from app.bench.command import bench
 from app.services import VERSION
 from app.settings import Settings
 from engine import models
@@ -28,6 +30,9 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path), metavar="CONF
 @click.version_option(VERSION, prog_name="brim")
 def main() -> None:
     """A model server for JAX."""
+
+
+main.add_command(bench)
 
 
 @main.command()

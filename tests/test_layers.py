@@ -80,6 +80,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.operation": "flask msgspec",
     },
     {
+        "app.bench": "",
         "app.codec": "",
         "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",
@@ -90,6 +91,10 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.window": "threading",
     },
     {
+        "app.bench.histogram": "hdrh numpy",
+        "app.bench.plan": "",
+        "app.bench.tally": "",
+        "app.bench.timer": "asyncio ctypes os sys time",
         "app.body": "flask werkzeug",
         "app.codec.oip_binary": "numpy",
         "app.codec.oip_parameters": "",
@@ -99,11 +104,15 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
     },
     {
+        "app.bench.command": "click rich",
+        "app.bench.schedule": "numpy",
         "app.codec.oip": "msgspec numpy orjson",
         "app.codec.openai": "msgspec numpy orjson",
         "app.services": "flask",
     },
     {
+        "app.bench.load": "",
+        "app.bench.shots": "orjson",
         "app.example": "",
         "app.openapi_operation": "msgspec",
         "app.openapi_tensors": "",
@@ -114,6 +123,8 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.terminal": "rich",
     },
     {
+        "app.bench.connection": "asyncio httptools",
+        "app.bench.examples": "numpy orjson",
         "app.routes.docs": "flask swagger_ui_bundle",
         "app.routes.health": "flask msgspec",
         "app.routes.inference": "flask",
@@ -121,12 +132,19 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.routes.openai": "flask",
     },
     {
+        "app.bench.runner": "asyncio socket time (uvloop)",
         "app.factory": "flask",
     },
     {
+        "app.bench.report": "msgspec numpy",
         "app.hosting": "atexit flask gunicorn os prometheus_client rich signal sys threading",
     },
     {
+        "app.bench.process": "multiprocessing signal",
+        "app.bench.terminal": "rich",
+    },
+    {
+        "app.bench.plot": "matplotlib numpy",
         "app.cli": "click os rich",
         "app.wsgi": "",
     },
