@@ -215,7 +215,7 @@ class BatchQueue(Generic[R]):
             self._costs.observe(launch.bucket, spent)
         for piece in launch.pieces:
             if piece.start + piece.count == piece.request.rows:
-                self._promises.keep(piece.request, now)
+                self._promises.answered(piece.request, now)
         return spent
 
     def lost(self, launch: Launch[R], now: float) -> None:
@@ -353,6 +353,7 @@ class BatchQueue(Generic[R]):
         at = {request: self._expires_at(request) for request in self._waiting}
         expired = tuple(request for request, expires_at in at.items() if expires_at <= now)
         for request in expired:
+            self._promises.answered(request, now + self._costs.least(request.lane))
             self.discard(request)
         self._earliest = min(
             (expires_at for expires_at in at.values() if expires_at > now), default=float("inf")
