@@ -258,7 +258,7 @@ class BatchQueue(Generic[R]):
         has_depth = self.in_flight < self._policy.depth
         if not has_depth or now < form_at:
             self._behind_device = True
-            self._device.want(self._name, has_depth)
+            self._device.want(self._name, True)
             return Wait(min(form_at, self._earliest) if has_depth else self._earliest)
         hold_until = self._hold_until(now, start_at)
         self._held = self._held or now < hold_until
@@ -318,9 +318,7 @@ class BatchQueue(Generic[R]):
         self.in_flight += 1
         self._flying_rows += launch.rows
         self._held = False
-        self._device.want(
-            self._name, len(self._waiting) > 0 and self.in_flight < self._policy.depth
-        )
+        self._device.want(self._name, len(self._waiting) > 0)
         return launch
 
     def _reason(self, bucket: Bucket, pieces: tuple[Piece[R], ...], busy: bool) -> Reason:

@@ -568,6 +568,58 @@ def test_a_refused_ticket_has_no_outcome_and_is_not_queued(make_rig: RigMaker) -
     assert rig.batcher.load().queued_rows == 0
 
 
+# --- several models, one device -----------------------------------------------------------------
+
+
+def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None:
+    shared, device, observer = SharedDevice(), PuppetExecutable(), RecordingObserver()
+    device.hold()
+    batchers = []
+    for name, weight in (("light", 1.0), ("heavy", 3.0)):
+        costs = CostTable({Bucket(1): 1.0})
+        with shared.lock:
+            waiting: BatchQueue[Ticket] = BatchQueue(
+                Policy(0.0, 100, 1), costs, (None,), shared.device, name, weight
+            )
+        batchers.append(
+            Batcher(
+                name,
+                puppet_model(),
+                waiting,
+                {Bucket(1): device},
+                observer,
+                clock,
+                lambda _reason: None,
+                shared,
+            )
+        )
+        batchers[-1].start()
+    for value, batcher in enumerate(batchers):
+        for _ in range(30):
+            ticket = Ticket(
+                Prepared(rows(value)),
+                Extent(1, None),
+                lane=None,
+                enqueued_at=clock(),
+                deadline=clock() + 1000.0,
+                clock=clock,
+                settled=lambda _ticket, _error: None,
+            )
+            batcher.submit(ticket)
+    for turn in range(1, 34):
+        assert device.started.acquire(timeout=PATIENCE_S)
+        clock.advance(1.0)
+        device.proceed.release()
+        observer.wait_for("batch_done", turn)
+    turns = [batch["x"][0, 0] for batch in device.launched[1:33]]
+    assert abs(turns.count(1) - 24) <= 1
+    assert turns.count(0) + turns.count(1) == 32
+    device.held = False
+    device.proceed.release(1000)
+    for batcher in batchers:
+        batcher.close(PATIENCE_S)
+
+
 # --- those who leave ----------------------------------------------------------------------------
 
 
