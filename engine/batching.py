@@ -175,6 +175,8 @@ class BatchQueue(Generic[R]):
         """Let a request wait. The caller has asked `has_room` and `closed` under the same lock."""
         if self.closed or not self.has_room(request.rows):
             raise AssertionError(f"{self!r} cannot take {request!r}; this is a bug")
+        if not len(self._waiting) and not self.in_flight:
+            self._device.rejoin(self._name)
         self._promises.give(request, now)
         self._waiting.add(request)
         self._returns.arrived(request.rows, now)
@@ -190,6 +192,7 @@ class BatchQueue(Generic[R]):
         everybody = tuple(self._waiting)
         for request in everybody:
             self.discard(request)
+        self._device.want(self._name, False)  # nobody may be left to poll
         return everybody
 
     def close(self) -> None:
@@ -247,6 +250,7 @@ class BatchQueue(Generic[R]):
         if expired:
             return Expire(expired)
         if not len(self._waiting):
+            self._held = False
             self._device.want(self._name, False)
             return Stop() if self.closed else Wait(None)
         start_at = self._device.free_at(now)

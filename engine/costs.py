@@ -34,6 +34,9 @@ ENOUGH: Final = 5
 REFRESH: Final = 8
 """Samples between two corrections. One costs some 100 us, which a batch of 50 us must not pay."""
 
+ROUNDING: Final = 1e-9
+"""Sums of costs that differ by less than this part are equal."""
+
 STALE: Final = 1.1
 """By so much one bucket's cost may change against another's before the plan is made anew."""
 
@@ -107,7 +110,8 @@ class CostTable:
         self.stale = False
         seconds = self._seconds
         plans = {}
-        for length, buckets in self._lanes.items():
+        for length in self._lanes:
+            buckets = self.useful(length)
             places = solve([b.rows for b in buckets], [seconds[b] for b in buckets])
             plans[length] = tuple(buckets[place] for place in places)
         self._plans = plans
@@ -181,12 +185,12 @@ class Split:
         self._table = [0.0]
         self._first: list[int] = [0]
         for rows in range(1, self._limit + 1):
-            least, _, place = min(
-                (seconds + self._table[max(0, rows - bucket.rows)], -bucket.rows, place)
-                for place, (bucket, seconds) in enumerate(costs)
-            )
+            cuts = [s + self._table[max(0, rows - bucket.rows)] for bucket, s in costs]
+            least = min(cuts)
             self._table.append(least)
-            self._first.append(place)
+            # equal ones differ by rounding
+            equal = [place for place, cut in enumerate(cuts) if cut <= least * (1 + ROUNDING)]
+            self._first.append(equal[-1])
         self._buckets = [bucket for bucket, _ in costs]
         used = set(self._first[1:])
         self.useful = tuple(bucket for place, bucket in enumerate(self._buckets) if place in used)

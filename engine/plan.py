@@ -41,8 +41,8 @@ def solve(rows: Sequence[int], seconds: Sequence[float]) -> list[int]:
     """The place of the best bucket for 0, 1, 2, ... waiting rows, up to twice the largest bucket.
 
     `rows` and `seconds` of the buckets, by rows, increasing. What arrives while a bucket runs is
-    Poisson; it is represented by its mean plus and minus its standard deviation, half each, which
-    gives the same rule as the whole distribution within a row.
+    Poisson; it is represented by two points with its mean and its variance, which gives the same
+    rule as the whole distribution within a row.
     """
     largest = rows[-1]
     top = STATES * largest
@@ -78,14 +78,22 @@ class _Action:
         left = np.maximum(waiting - rows, 0)
         mean = rate * seconds
         self._next = []
-        for arrivals in (max(0.0, mean - math.sqrt(mean)), mean + math.sqrt(mean)):
+        for arrivals, chance in _two_points(mean):
             at = np.minimum(left + arrivals, waiting[-1])
             low = at.astype(np.intp)
-            self._next.append((low, np.minimum(low + 1, waiting[-1]), at - low))
+            self._next.append((chance, low, np.minimum(low + 1, waiting[-1]), at - low))
 
     def improve(self, value: NDArray[Any]) -> NDArray[Any]:
         """The value of this action, given the values of the states."""
         after = sum(
-            value[low] * (1 - part) + value[high] * part for low, high, part in self._next
-        ) / len(self._next)
+            chance * (value[low] * (1 - part) + value[high] * part)
+            for chance, low, high, part in self._next
+        )
         return self._cost + self._pace * (after - value) + value  # type: ignore[no-any-return]
+
+
+def _two_points(mean: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Numbers of arrivals and their chances, none negative, with a Poisson's mean and variance."""
+    if mean < 1:
+        return (0.0, 1 / (1 + mean)), (1 + mean, mean / (1 + mean))
+    return (mean - math.sqrt(mean), 0.5), (mean + math.sqrt(mean), 0.5)

@@ -33,7 +33,11 @@ class Promises(Generic[R]):
 
     def finish(self, request: R, now: float) -> float:
         """When a request that is not there yet would be answered."""
-        return self._finish(self._waiting.ahead(request), request, now)
+        return self._finish(self._waiting.ahead(request), request, now) + self._margin_s
+
+    @property
+    def _margin_s(self) -> float:
+        return max(0.0, self._lateness.upper(0.0))
 
     def _finish(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
         rows = dict(ahead)
@@ -44,28 +48,31 @@ class Promises(Generic[R]):
             full = self._costs.best(request.lane).rows
             rows[request.lane] = -(-rows[request.lane] // full) * full
         work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
-        late = max(0.0, self._lateness.upper(0.0))
-        return self._device.free_at(now) + work / self._device.share(self._name) + late
+        return self._device.free_at(now) + work / self._device.share(self._name)
 
     def excess(self, request: R, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make
-        somebody miss one who would meet it otherwise. Nobody is the worse for what is not above 0.
+        somebody of its priority miss one who would meet it otherwise. What is not above 0 makes
+        nobody of its priority the worse; a lower one may be.
         """
-        before = dict(self._waiting.ahead(request))
-        worst = self._finish(before, request, now) - request.deadline
+        before, margin = dict(self._waiting.ahead(request)), self._margin_s
+        worst = self._finish(before, request, now) + margin - request.deadline
         after = dict(before)
         after[request.lane] += request.rows
         for other in self._waiting.behind(request):
-            delayed = self._finish(after, other, now) - other.deadline
-            if delayed > 0 >= self._finish(before, other, now) - other.deadline:
+            delayed = self._finish(after, other, now) + margin - other.deadline
+            if delayed > 0 >= self._finish(before, other, now) + margin - other.deadline:
                 worst = max(worst, delayed)
             for rows in (before, after):
                 rows[other.lane] += self._waiting.left(other)
         return worst
 
     def give(self, request: R, now: float) -> None:
-        """A request that is about to wait is promised its answer."""
-        self._given[request] = self.finish(request, now)
+        """A request that is about to wait is promised its answer.
+
+        Remembered without the margin: what is late by that is what the margin has to be.
+        """
+        self._given[request] = self._finish(self._waiting.ahead(request), request, now)
 
     def keep(self, request: R, now: float) -> None:
         """It has it."""

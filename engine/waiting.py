@@ -165,8 +165,10 @@ class WaitingRoom(Generic[R]):
     def ahead(self, request: R) -> Mapping[int | None, int]:
         """The rows that would be taken before those of a request that is not there yet."""
         last = (request.deadline, self._arrivals + 1)
-        if len(self._lines) <= 1 and all(
-            not line or line[-1] < last for lines in self._lines.values() for line in lines.values()
+        if all(
+            not line or level < request.priority or (level == request.priority and line[-1] < last)
+            for level, lines in self._lines.items()
+            for line in lines.values()
         ):
             return self.rows
         return {lane: self._ahead(lane, request.priority, last) for lane in self.rows}
