@@ -221,9 +221,7 @@ class AnyOrder(RuleBasedStateMachine):
         pieces = self.room.take(lanes, rows, by_deadline=by_deadline)
         assert [(p.request, p.start, p.count) for p in pieces] == expected
         gone = {request: count for request, _, count in expected}
-        self.model = [
-            (r, left - gone.get(r, 0)) for r, left in self.model if left > gone.get(r, 0)
-        ]
+        self.model = [(r, left - gone.get(r, 0)) for r, left in self.model if left > gone.get(r, 0)]
 
     @rule(lanes=lanes, rows=st.integers(1, 9), finish=st.integers(0, 8), by_deadline=st.booleans())
     def ask_who_is_late(
