@@ -42,13 +42,14 @@ class Promises(Generic[R]):
     def _finish(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
         rows = dict(ahead)
         rows[request.lane] += request.rows
-        if rows[request.lane] > request.rows:
-            # behind others its batch will be filled by those who come after it: it takes as long
-            # as a full one
+        free_at = self._device.free_at(now)
+        if rows[request.lane] > request.rows or free_at > now:
+            # while it waits its batch will be filled by those who come after it: it takes as long
+            # as a full one, and `formation` sees to it that it does not take longer
             full = self._costs.best(request.lane).rows
             rows[request.lane] = -(-rows[request.lane] // full) * full
         work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
-        return self._device.free_at(now) + work / self._device.share(self._name)
+        return free_at + work / self._device.share(self._name)
 
     def excess(self, request: R, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make

@@ -121,19 +121,30 @@ class WaitingRoom(Generic[R]):
                 break
         return found
 
-    def late(
-        self, lanes: Collection[int | None], rows: int, finish: float, *, by_deadline: bool
-    ) -> int:
-        """How many of the next `rows` have a deadline before `finish`.
+    def in_time(
+        self,
+        lanes: Collection[int | None],
+        batches: Iterator[tuple[int, float]],
+        *,
+        by_deadline: bool,
+    ) -> bool:
+        """Would all rows of these lanes be in time, taken in their order by these batches?
 
-        Counted from the front to the first that has not: exact inside one priority.
+        `batches` are rows and the moment of the end of each, without an end.
         """
-        late = 0
+        room, ends_at = next(batches)
         for deadline, _, request in self._in_order(lanes, by_deadline):
-            if deadline >= finish or late >= rows:
-                break
-            late += self.left(request)
-        return min(late, rows)
+            if deadline < ends_at:
+                return False
+            room -= self.left(request)
+            while room < 0:
+                rows, ends_at = next(batches)
+                room += rows
+            if deadline < ends_at:
+                return False
+            if not room:
+                room, ends_at = next(batches)
+        return True
 
     def take(
         self, lanes: Collection[int | None], rows: int, *, by_deadline: bool

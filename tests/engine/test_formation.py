@@ -109,7 +109,7 @@ TABLE = {
     "and-not-if-somebody-cannot": Case(
         "16: None", [Request(1, deadline=10.75), Request(15, deadline=11.75)]
     ),
-    "the-largest-bucket-that-is-in-time": Case(
+    "the-bucket-that-takes-least-of-the-device-and-of-equals-the-larger": Case(
         "8: None", [Request(1, deadline=11.25), Request(15, deadline=20.0)]
     ),
     "whoever-is-late-anyway-hurries-nobody": Case(
@@ -118,6 +118,10 @@ TABLE = {
     "more-urgent-rows-than-a-small-bucket-holds": Case(
         "16: None", [Request(9, deadline=11.25), Request(7, deadline=20.0)]
     ),
+    "padding-up-if-whoever-would-be-left-behind-is-late": Case(
+        "8: None", [Request(3, deadline=11.25)]
+    ),
+    "and-not-if-whoever-is-left-behind-can-wait": Case("1: None", [Request(3, deadline=12.0)]),
     "exactly-in-time": Case("16: None", [Request(1, deadline=11.5), Request(15, deadline=20.0)]),
     "under-overload-where-all-are-late-the-plan-stands": Case(
         "16: None", [Request(8, deadline=10.75), Request(40, deadline=11.25)]

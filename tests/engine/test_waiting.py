@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain, count
 
 import pytest
 from hypothesis import settings
@@ -136,19 +137,22 @@ def test_those_behind_are_of_its_priority_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "finish", "late"),
+    ("batches", "in_time"),
     [
-        pytest.param(9, 1, 0, id="exactly-at-the-deadline-is-in-time"),
-        pytest.param(9, 1.5, 2, id="all-rows-of-one-request"),
-        pytest.param(9, 2.5, 5, id="both"),
-        pytest.param(3, 2.5, 3, id="of-the-rows-that-are-asked-about"),
+        pytest.param([(9, 1.0)], True, id="exactly-at-the-deadline"),
+        pytest.param([(9, 1.5)], False, id="the-first-is-late"),
+        pytest.param([(2, 1.0), (3, 2.0)], True, id="each-in-its-own"),
+        pytest.param([(1, 1.0), (4, 2.0)], False, id="half-of-the-first-is-late"),
+        pytest.param([(2, 1.0), (2, 2.0), (1, 2.5)], False, id="the-last-row-is-late"),
+        pytest.param([(1, 0.5), (1, 1.0), (1, 1.2), (1, 1.5), (1, 2.0)], True, id="a-row-each"),
     ],
 )
-def test_rows_whose_deadline_comes_before_the_finish_are_late(
-    rows: int, finish: float, late: int
+def test_rows_are_in_time_if_their_batch_ends_by_their_deadline(
+    batches: list[tuple[int, float]], in_time: bool
 ) -> None:
-    waiting = room(Request("a", 2, deadline=1), Request("b", 3, deadline=2), Request("c", 1))
-    assert waiting.late((None,), rows, finish, by_deadline=False) == late
+    waiting = room(Request("a", 2, deadline=1), Request("b", 3, deadline=2))
+    later = ((9, 50.0 + number) for number in count())
+    assert waiting.in_time((None,), chain(batches, later), by_deadline=False) == in_time
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -223,16 +227,16 @@ class AnyOrder(RuleBasedStateMachine):
         gone = {request: count for request, _, count in expected}
         self.model = [(r, left - gone.get(r, 0)) for r, left in self.model if left > gone.get(r, 0)]
 
-    @rule(lanes=lanes, rows=st.integers(1, 9), finish=st.integers(0, 8), by_deadline=st.booleans())
-    def ask_who_is_late(
-        self, lanes: tuple[int, ...], rows: int, finish: int, by_deadline: bool
+    @rule(lanes=lanes, rows=st.integers(1, 9), step=st.integers(1, 8), by_deadline=st.booleans())
+    def ask_whether_all_are_in_time(
+        self, lanes: tuple[int, ...], rows: int, step: int, by_deadline: bool
     ) -> None:
-        late = 0
-        for request, left in self.in_order(lanes, by_deadline):
-            if request.deadline >= finish:
-                break
-            late += left
-        assert self.room.late(lanes, rows, finish, by_deadline=by_deadline) == min(late, rows)
+        deadlines = [r.deadline for r, left in self.in_order(lanes, by_deadline)
+                     for _ in range(left)]  # fmt: skip
+        ends = [step / 4 * (1 + place // rows) for place in range(len(deadlines))]
+        expected = all(d >= end for d, end in zip(deadlines, ends, strict=True))
+        batches = ((rows, step / 4 * number) for number in count(1))
+        assert self.room.in_time(lanes, batches, by_deadline=by_deadline) == expected
 
     @invariant()
     def everybody_is_there(self) -> None:
