@@ -527,16 +527,37 @@ def test_whoever_was_cleared_does_not_stand_in_the_way_of_other_models() -> None
     mine, other = (
         BatchQueue[Request](policy(), steep(), (None,), device, name) for name in ("mine", "other")
     )
+    other.offer(Request("b", 50), 0)
     mine.offer(Request("a"), 0)
     launch = launched(mine, 0)
-    other.offer(Request("b", 50), 0)
     other.poll(0.0)
     mine.landed(launch, 0.5)
     mine.offer(Request("c"), 0.5)
-    other.poll(0.5)
-    mine.poll(0.5)
+    assert said(mine.poll(0.5)) == "wait until 99.5", "it is the other's turn"
     other.clear()
-    assert said(mine.poll(2.0)) == "launch 1: c[0:1] (full)"
+    assert said(mine.poll(0.5)) == "launch 1: c[0:1] (full)"
+
+
+def test_a_model_that_was_idle_has_saved_nothing_up() -> None:
+    device = Device()
+    busy, idle = (
+        BatchQueue[Request](policy(), CostTable({Bucket(1): 1.0}), (None,), device, name)
+        for name in ("busy", "idle")
+    )
+    busy.offer(Request("a", 100), 0)
+    now = 0.0
+    for _ in range(20):
+        _, now = served(busy, now)
+    idle.offer(Request("b", 100), now)
+    turns = ""
+    for _ in range(6):
+        decision = idle.poll(now)
+        turns += "i" if isinstance(decision, Launch) else "b"
+        queue = idle if isinstance(decision, Launch) else busy
+        launch = decision if isinstance(decision, Launch) else launched(busy, now)
+        now = launch.flight.lands_at
+        queue.landed(launch, now)
+    assert turns in ("ibibib", "bibibi")
 
 
 # --- whatever happens, in whatever order ---------------------------------------------------------
