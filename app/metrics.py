@@ -30,17 +30,30 @@ from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.operation import Operation, documented
+from app.errors import TooManyWaiting
 from app.window import Window
 from engine.batching import REASONS
 from engine.buckets import Bucket
 from engine.config import ModelConfig
 from engine.engine import Engine
-from engine.errors import BrimError, Cancelled, DeadlineExceeded
+from engine.errors import (
+    BrimError,
+    Cancelled,
+    DeadlineExceeded,
+    ModelFailed,
+    NotReady,
+    QueueFull,
+    Shed,
+    ShuttingDown,
+)
 from engine.observer import BatchReport, Observer, TicketReport
 from engine.state import ModelState
 
 SECONDS: Final = tuple(digit * 10.0**power for power in range(-4, 2) for digit in (1, 2.5, 5))
 """Histogram edges, 100 us to 50 s: a device may take either."""
+
+REFUSALS: Final = (Shed, QueueFull, TooManyWaiting, NotReady, ShuttingDown, ModelFailed)
+"""Why a request may be turned away."""
 
 EXPOSITION: Final = Operation(answer=str, media=("text/plain", "application/openmetrics-text"))
 """Prometheus's two formats; it asks for the one that it wants."""
@@ -155,6 +168,8 @@ class _ModelMetrics:
             for outcome in ("succeeded", "failed", "expired", "cancelled", "refused")
         }
         self._reasons = {reason: families.batches.labels(name, reason) for reason in REASONS}
+        for error in REFUSALS:
+            families.refused.labels(name, error.__name__)
         self._failed = families.failed.labels(name)
         self._rows = families.rows.labels(name)
         self._padded = families.padded.labels(name)

@@ -54,7 +54,8 @@ class Formation(Generic[R]):
         return self._in_time(bucket, lanes), lanes
 
     def _planned(self, lane: int | None, rows: int) -> Bucket:
-        if self.complete:
+        # a request is answered with its last row: one alone is done soonest by the cheapest cut
+        if self.complete or len(self.waiting) == 1:
             return self.costs.split(lane, rows)
         return self.costs.planned(lane, rows, self.load)
 

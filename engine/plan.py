@@ -12,7 +12,7 @@ time.
 
 The rule depends on the cost of the buckets relative to each other, and little on how busy the
 device is: between 0.3 and 0.9 of its capacity the thresholds move by a row or two, and a device
-that is hardly ever asked should not leave anybody behind for company. So it is solved for three
+that is hardly ever asked should not leave anybody behind for company. So it is solved for several
 `LOADS`, and again only when the relative costs have changed.
 """
 
@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-LOADS: Final = (0.1, 0.4, 0.8)
+LOADS: Final = (0.1, 0.35, 0.6, 0.85)
 """The parts of the capacity for which it is solved."""
 
 SETTLED: Final = 100

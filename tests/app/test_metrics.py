@@ -77,6 +77,8 @@ def test_every_series_of_a_model_is_there_before_anything_happens(heard: Heard) 
         assert heard[f"requests_total{{outcome={outcome}}}"] == 0
     for reason in ("full", "idle", "next", "held", "drain"):
         assert heard[f"batches_total{{reason={reason}}}"] == 0
+    for error in ("Shed", "QueueFull", "TooManyWaiting", "NotReady", "ShuttingDown", "ModelFailed"):
+        assert heard[f"refused_total{{error={error}}}"] == 0
     for name in ("failed_batches", "rows", "padded_rows"):
         assert heard[f"{name}_total"] == 0
     assert heard["slo_seconds"] == 0.5
