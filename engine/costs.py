@@ -87,11 +87,15 @@ class CostTable:
         self._fresh += 1
         if self._fresh >= REFRESH:
             self._fresh = 0
-            self._set({b: s * self._slowness(b) for b, s in self._measured.items()})
+            self._set(self._corrected())
 
-    def _slowness(self, bucket: Bucket) -> float:
-        own = [ratio for sampled, ratio in self._samples if sampled == bucket]
-        return median(own if len(own) >= ENOUGH else [ratio for _, ratio in self._samples])
+    def _corrected(self) -> dict[Bucket, float]:
+        own: dict[Bucket, list[float]] = {}
+        for bucket, ratio in self._samples:
+            own.setdefault(bucket, []).append(ratio)
+        slowness = {b: median(ratios) for b, ratios in own.items() if len(ratios) >= ENOUGH}
+        common = median(ratio for _, ratio in self._samples)
+        return {b: s * slowness.get(b, common) for b, s in self._measured.items()}
 
     def _set(self, seconds: Mapping[Bucket, float]) -> None:
         self._seconds = MappingProxyType(dict(seconds))
@@ -180,13 +184,14 @@ class Split:
         self._limit = 2 * costs[-1][0].rows
         self._table = [0.0]
         self._first: list[int] = [0]
+        # the largest first: of two equal cuts `index` finds the one with the larger bucket
+        largest_first = [(bucket.rows, seconds) for bucket, seconds in reversed(costs)]
         for rows in range(1, self._limit + 1):
-            least, _, place = min(
-                (seconds + self._table[max(0, rows - bucket.rows)], -bucket.rows, place)
-                for place, (bucket, seconds) in enumerate(costs)
-            )
-            self._table.append(least)
-            self._first.append(place)
+            table = self._table
+            totals = [s + table[rows - n] if rows > n else s for n, s in largest_first]
+            least = min(totals)
+            table.append(least)
+            self._first.append(len(costs) - 1 - totals.index(least))
         self._buckets = [bucket for bucket, _ in costs]
         used = set(self._first[1:])
         self.useful = tuple(bucket for place, bucket in enumerate(self._buckets) if place in used)
