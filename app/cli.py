@@ -19,7 +19,8 @@ from app import hosting
 from app import settings as settings_module
 from app.planning import measure as measuring
 from app.planning import tables
-from app.planning.options import NUMBERS, OUT
+from app.planning.options import OUT, numbers
+from app.planning.simulate import simulate
 from app.services import VERSION
 from app.settings import Settings
 from engine import models
@@ -35,6 +36,9 @@ def main() -> None:
     """A model server for JAX."""
 
 
+main.add_command(simulate)
+
+
 @main.command()
 @CONFIG
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen; wins over the config.")
@@ -48,8 +52,12 @@ def serve(config: Path, bind: str | None, threads: int | None) -> None:
 @CONFIG
 @click.option("--measure", is_flag=True, help="Compile and prove every bucket; print its cost.")
 @click.option("--model", metavar="NAME", help="Only this model; the default is every one.")
-@click.option("--rows", type=NUMBERS, help="Measure these numbers of rows, not the config's.")
-@click.option("--lengths", type=NUMBERS, help="Measure these lengths, not the config's.")
+@click.option(
+    "--rows", type=numbers, metavar="N,N", help="Measure these numbers of rows, not the config's."
+)
+@click.option(
+    "--lengths", type=numbers, metavar="N,N", help="Measure these lengths, not the config's."
+)
 @click.option("--out", type=OUT, help="Write the measured costs as JSON, of one model.")
 def check(
     config: Path,

@@ -65,6 +65,11 @@ class Scenario:
             raise ConfigError("policy", self.policy, f"one of {', '.join(POLICIES)}")
 
     @property
+    def objective_s(self) -> float:
+        """The objective, or the deadline where there is none."""
+        return self.timeout_s if self.slo_s is None else self.slo_s
+
+    @property
     def lanes(self) -> tuple[int | None, ...]:
         """The bucket lengths, increasing; `(None,)` without a dynamic axis."""
         return lanes(self.seconds)
@@ -117,8 +122,7 @@ class Scenario:
             )
             return queue
         window_s = WINDOW_S if self.max_wait_s is None else self.max_wait_s
-        slo_s = self.timeout_s if self.slo_s is None else self.slo_s
-        return RULES[self.policy](costs, self.lanes[-1], Setting(window_s, slo_s))
+        return RULES[self.policy](costs, self.lanes[-1], Setting(window_s, self.objective_s))
 
 
 def lanes(seconds: Mapping[Bucket, float]) -> tuple[int | None, ...]:
