@@ -21,6 +21,7 @@ from app.planning import measure as measuring
 from app.planning import tables
 from app.planning.options import OUT, numbers
 from app.planning.simulate import simulate
+from app.planning.tune import tune
 from app.services import VERSION
 from app.settings import Settings
 from engine import models
@@ -37,6 +38,7 @@ def main() -> None:
 
 
 main.add_command(simulate)
+main.add_command(tune)
 
 
 @main.command()

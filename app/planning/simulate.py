@@ -27,7 +27,6 @@ from engine.traces import Clients, split
 SIZING: Final = 50_000
 """Requests of the trace that the search for the number of replicas looks at."""
 
-
 WHOLE: Final = 100
 """Figures from here on have no digits after the point."""
 
@@ -211,7 +210,7 @@ def simulate(
             seed=rest["seed"],
         )
         results, outcomes = _compare(traffic, scenario, policies)
-        console.print(f"\n  {traffic.said}; SLO {slo_ms:g} ms\n")
+        console.print(f"\n  {traffic.said}; SLO {slo_ms:g} ms\n", soft_wrap=True)
         console.print(_table(outcomes))
         console.print()
         if out is not None:
