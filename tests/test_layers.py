@@ -147,7 +147,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
 LAYER: Final = {module: level for level, layer in enumerate(LAYERS) for module in layer}
 MAY_TOUCH: Final = {m: set(names.split()) for layer in LAYERS for m, names in layer.items()}
 
-PURE: Final = [
+PURE: Final = (
     "batching",
     "buckets",
     "config",
@@ -166,7 +166,7 @@ PURE: Final = [
     "traces",
     "tune",
     "waiting",
-]
+)
 """What a simulation can run: no device, no threads, no clock."""
 
 JAX_AT_ONCE: Final = {
