@@ -50,7 +50,7 @@ NEAR: Final = 1.02
 BETTER: Final = 1.2
 """A policy is near the best within this, and clearly better beyond that."""
 
-MEASURED: Final = 7
+MEASURED: Final = 9
 """Times that a model is brought up. What disturbs a measurement makes it longer, so the shortest of
 a bucket's medians counts."""
 

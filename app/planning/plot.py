@@ -70,7 +70,9 @@ def draw(path: Path, said: str, results: Mapping[str, Result], slo_ms: float) ->
     axes.set_xticks([100 / (100 - p) for p in shown], [f"{p:g} %" for p in shown])
     _limit(axes, slo_ms)
     _ticks(axes)
-    _legend(axes, len(results))
+    drawn = sum(bool(result.answered) for result in results.values())
+    if drawn:
+        _legend(axes, drawn)
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
