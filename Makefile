@@ -12,6 +12,8 @@ WANTED := pyproject.toml constraints.txt
 HASH := $(firstword $(shell cat $(WANTED) | sha256sum))
 SERVES := $(VENV)/serves-$(HASH)
 STAMP := $(VENV)/tests-$(HASH)
+FUZZ := .fuzz
+FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -70,11 +72,19 @@ $(TOOLS)/usr/bin/promtool:
 	@sh tests/fetch_debian.sh $(TOOLS) prometheus \
 		|| echo "brim: Prometheus cannot be had; its tests are skipped, and fail in CI"
 
-fuzz: $(STAMP) ## fuzz the decoders for a minute
-	@$(PIP) atheris
-	@mkdir -p .fuzz
-	$(BIN)/python -m tests.fuzz.decoders -max_total_time=60 -max_len=1024 -timeout=5 \
-		-artifact_prefix=.fuzz/ .fuzz
+fuzz: $(FUZZES) ## fuzz the decoders for a minute
+	@mkdir -p $(FUZZ)/corpus
+	$(FUZZ)/venv/bin/python -m tests.fuzz.decoders -max_total_time=60 -max_len=1024 -timeout=5 \
+		-artifact_prefix=$(FUZZ)/ $(FUZZ)/corpus
+
+# The fuzzer is no part of what tests: it has an environment of its own.
+$(FUZZES): $(WANTED)
+	@echo "brim: installing what fuzzes it"
+	@rm -rf $(FUZZ)/venv
+	@$(PYTHON) -m venv $(FUZZ)/venv
+	@$(FUZZ)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e . atheris==3.0.0
+	@touch $@
 
 lock: $(STAMP) ## write constraints.txt anew: the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
@@ -91,4 +101,4 @@ train-iris: $(STAMP) ## train the example of a model of one's own
 	$(BIN)/python -m examples.iris.train
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .coverage .*_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) $(FUZZ) build dist *.egg-info .coverage .*_cache .hypothesis

@@ -1,7 +1,7 @@
 """The `brim` command.
 
 May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files unless it
-measures; the commands that plan are in `app/planning/`.
+measures, `bench` loads a server; the commands that plan are in `app/planning/`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from app import hosting
 from app import settings as settings_module
+from app.bench.command import bench
 from app.planning import measure as measuring
 from app.planning import tables
 from app.planning.options import OUT, numbers
@@ -37,6 +38,7 @@ def main() -> None:
     """A model server for JAX."""
 
 
+main.add_command(bench)
 main.add_command(simulate)
 main.add_command(tune)
 

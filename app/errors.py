@@ -1,6 +1,7 @@
 """The one table: what went wrong -> what the client is told.
 
-May touch: flask. Bodies are `{"error": "..."}`; a stack trace goes to the log, never to a client.
+May touch: flask, msgspec. Bodies are `{"error": "..."}`; a stack trace goes to the log, never to a
+client.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from flask import Flask, Response, g, jsonify, request
+import msgspec
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from app.answer import Answer
+from app.operation import JSON
 from engine import errors
 
 log = logging.getLogger("brim.app")
@@ -59,6 +63,32 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
 """Every error that a request can end with. A test holds it complete."""
 
 
+class Error(Answer, frozen=True):
+    """An error of every route but OpenAI's."""
+
+    error: str
+
+
+class OpenAIProblem(Answer, frozen=True):
+    """What OpenAI's clients read of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Answer, frozen=True):
+    """An error of OpenAI's routes."""
+
+    error: OpenAIProblem
+
+
+def kind_of(path: str) -> type[Error | OpenAIError]:
+    """How errors look on the route of this path: OpenAI's clients read an object."""
+    return OpenAIError if path.startswith("/v1/") else Error
+
+
 def response_of(error: errors.BrimError) -> Response:
     """What the client is told of an engine error."""
     response = _answer(_short(str(error)), status_of(error))
@@ -73,14 +103,12 @@ def status_of(error: errors.BrimError) -> int:
 
 
 def _answer(message: str, status: int) -> Response:
-    """The error as the routes that it came from say it: OpenAI's clients read an object."""
-    said: str | dict[str, str | None] = message
-    if request.path.startswith("/v1/"):
+    """The error as the routes that it came from say it."""
+    said: Error | OpenAIError = Error(message)
+    if kind_of(request.path) is OpenAIError:
         kind = "invalid_request_error" if status < INTERNAL else "server_error"
-        said = {"message": message, "type": kind, "param": None, "code": None}
-    response = jsonify(error=said)
-    response.status_code = status
-    return response
+        said = OpenAIError(OpenAIProblem(message, kind, None, None))
+    return Response(msgspec.json.encode(said), status, content_type=JSON)
 
 
 def _short(message: str) -> str:

@@ -79,7 +79,6 @@ def build(settings: Settings) -> Flask:
     metrics = Metrics(settings.models, CollectorRegistry(auto_describe=True))
     terminal = Terminal(settings, console)
     engine = Engine(settings.models, Observers([metrics, terminal, _Garbage()]))
-    terminal.attach(engine)
     hangups = HangupWatcher()
     app = create_app(settings, engine, metrics, hangups)
     _hosted = Hosted(app, engine, hangups, settings)
@@ -88,6 +87,7 @@ def build(settings: Settings) -> Flask:
         after_in_child=lambda: engine.abandon("forked after the start; turn preload_app off")
     )
     atexit.register(_hosted.close)
+    terminal.attach(engine)
     engine.start()
     return app
 

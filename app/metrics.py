@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psutil
-from flask import Flask
+from flask import Flask, Response, request
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -29,6 +29,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
+from app.operation import Operation, documented
 from app.window import Window
 from engine.batching import REASONS
 from engine.buckets import Bucket
@@ -40,6 +41,9 @@ from engine.state import ModelState
 
 SECONDS: Final = tuple(digit * 10.0**power for power in range(-4, 2) for digit in (1, 2.5, 5))
 """Histogram edges, 100 us to 50 s: a device may take either."""
+
+EXPOSITION: Final = Operation(answer=str, media=("text/plain", "application/openmetrics-text"))
+"""Prometheus's two formats; it asks for the one that it wants."""
 
 
 class Metrics(Observer):
@@ -74,7 +78,16 @@ class Metrics(Observer):
 
     def serve(self, app: Flask) -> None:
         """Add `/metrics`, and the exporter's own metrics of every HTTP request, by URL rule."""
-        PrometheusMetrics(app, path="/metrics", registry=self.registry, group_by="url_rule")
+        exporter = PrometheusMetrics(app, path=None, registry=self.registry, group_by="url_rule")
+
+        @app.get("/metrics")
+        @documented(EXPOSITION)
+        @exporter.do_not_track()  # type: ignore[untyped-decorator]
+        def metrics() -> Response:
+            """Prometheus's metrics: the engine's, the last minute's, and every HTTP request's."""
+            names = request.args.getlist("name[]")
+            content, kind = exporter.generate_metrics(request.headers.get("Accept"), names)
+            return Response(content, content_type=kind)
 
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         for other in ModelState:

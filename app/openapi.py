@@ -1,114 +1,71 @@
-"""The OpenAPI document: made of the same types that decode requests, and of the models served.
+"""The OpenAPI document: made of what the routes say of themselves, and of the models served.
 
-May touch: msgspec. Each model that serves has a path of its own for infer, with its tensors' names,
-datatypes and shapes; the rest of the routes are taken from the app's own map.
+May touch: flask's map of routes. Each model that serves has a path of its own for infer, with its
+tensors' names, datatypes and shapes.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
 from flask import Flask
+from werkzeug.routing import Rule
 
-from app.codec import oip, openai
-from app.openapi_schema import as_openapi_3_0
+from app.codec import openai
+from app.errors import kind_of
+from app.example import example_request
+from app.openapi_operation import Components, described
+from app.openapi_tensors import answer_schema, request_schema
+from app.operation import operation_of
 from app.services import MODEL_VERSION, VERSION
 from engine.engine import Engine
-from engine.errors import BrimError
+from engine.errors import BrimError, InvalidRequest
 from engine.model import Model
-from engine.spec import TensorSpec
 
 TAGS: Final = {
-    "": "Your models",
     "inference": "Open Inference Protocol",
     "models": "Open Inference Protocol",
     "openai": "OpenAI",
     "health": "Health",
-    "docs": "Server",
 }
-"""Blueprint -> the heading under which the page shows its routes; the served models come first."""
+"""Blueprint -> the heading under which the page shows its routes."""
+YOUR_MODELS: Final = "Your models"
+"""The heading of the served models' own paths, which come first."""
+SERVER: Final = "Server"
+"""The heading of everything else."""
 
-REF: Final = "#/components/schemas/{name}"
-
-_VALUES: Final = {
-    "b": {"type": "boolean"},
-    "i": {"type": "integer"},
-    "u": {"type": "integer"},
-    "f": {"type": "number"},
-    "O": {"type": "string"},
-}
-_ERROR: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}},
-}
-_OPENAI_ERROR: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": "string", "nullable": True},
-                "code": {"type": "string", "nullable": True},
-            },
-        }
-    },
-}
-# every way in which a request may end, beside 200
-_STATUSES: Final = {
-    "400": "The request is wrong",
-    "404": "No such model or version",
-    "411": "The request says nothing about its length",
-    "413": "The body is too large",
-    "415": "The body is encoded in a way that is not understood",
-    "422": "These rows make NaN or infinity",
-    "429": "The queue or the process is full",
-    "500": "The device failed the batch",
-    "503": "Starting, shutting down, or failed",
-    "504": "No answer within the timeout",
-}
+INFER: Final = "inference.infer"
+EMBEDDINGS: Final = "openai.embeddings"
+HIDDEN: Final = "docs.asset"
+"""A part of the page, nothing to call."""
 
 
 def document(app: Flask, engine: Engine) -> dict[str, Any]:
-    """The whole document, as of this moment: models appear in it when they serve."""
-    _, components = msgspec.json.schema_components(
-        (oip.WireRequest, openai.EmbeddingsRequest), ref_template=REF
-    )
-    schemas: dict[str, Any] = {**components, "Error": _ERROR, "OpenAIError": _OPENAI_ERROR}
-    schemas["InferResponse"] = _object(
-        required=("model_name", "outputs"),
-        model_name={"type": "string"},
-        model_version={"type": "string"},
-        id={"type": "string"},
-        parameters={"type": "object"},
-        outputs={"type": "array", "items": {"type": "object"}},
-    )
-    paths: dict[str, Any] = {}
-    for name in engine.names:
-        try:
-            model = engine.model(name)
-        except BrimError:
-            continue  # it does not serve, so its tensors are not known
-        schemas |= {
-            f"{name}.InferRequest": _request(model),
-            f"{name}.InferResponse": _response(model),
-        }
-        paths[f"/v2/models/{name}/infer"] = {
-            "post": _operation(
-                f"infer_{name}",
-                f"Inference with {name}",
-                body=f"{name}.InferRequest",
-                answer=f"{name}.InferResponse",
-                tag=TAGS[""],
-            )
-        }
-    paths |= _paths(app, {"name": list(engine.names), "version": [MODEL_VERSION]})
+    """The whole document, as of this moment: models appear in it when they serve.
+
+    Raises LookupError when there is a route that does not say what it answers.
+    """
+    models = dict(_serving(engine))
+    components = Components()
+    paths: dict[str, dict[str, Any]] = {}
+    for path, operation in _own_paths(app, models, components):
+        paths[path] = {"post": operation}
+    examples = _examples(models)
+    # what a part of a path may be; first what the example of a body is for
+    known = {
+        "name": sorted(engine.names, key=lambda name: name != examples.get("name")),
+        "version": [MODEL_VERSION],
+    }
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint == HIDDEN:
+            continue
+        path = re.sub(r"<(\w+)>", r"{\1}", rule.rule)
+        for method in sorted((rule.methods or set()) & {"GET", "POST"}):
+            operation = _operation(app, rule, components, examples.get(rule.endpoint))
+            operation["parameters"] += [_part(name, known[name]) for name in sorted(rule.arguments)]
+            paths.setdefault(path, {})[method.lower()] = operation
     return {
         "openapi": "3.0.3",
         "info": {
@@ -117,149 +74,75 @@ def document(app: Flask, engine: Engine) -> dict[str, Any]:
             "description": "The Open Inference Protocol, version 2, and OpenAI's embeddings.",
         },
         "paths": paths,
-        "components": {"schemas": as_openapi_3_0(schemas)},
+        "components": {"schemas": components.schemas},
     }
 
 
-def _paths(app: Flask, known: dict[str, list[str]]) -> dict[str, Any]:
-    """One operation per route and method; the body and the answer where they have a schema.
-
-    `known` are the values that a part of the path may have.
-    """
-    bodies = {
-        "inference.infer": ("WireRequest", "InferResponse"),
-        "openai.embeddings": ("EmbeddingsRequest", None),
-    }
-    paths: dict[str, Any] = {}
-    for rule in app.url_map.iter_rules():
-        if rule.endpoint == "docs.asset":
-            continue  # a part of the page, nothing to call
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-        view = app.view_functions[rule.endpoint]
-        summary = (view.__doc__ or rule.endpoint).strip().splitlines()[0]
-        body, answer = bodies.get(rule.endpoint, (None, None))
-        methods = sorted((rule.methods or set()) & {"GET", "POST"})
-        for method in methods:
-            identity = rule.endpoint.replace(".", "_") + ("_version" if "version" in path else "")
-            tag = TAGS.get(rule.endpoint.split(".")[0], TAGS["docs"])
-            operation = _operation(identity, summary, body=body, answer=answer, tag=tag, path=path)
-            operation["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": _text(known.get(name))}
-                for name in sorted(rule.arguments)
-            ]
-            paths.setdefault(path, {})[method.lower()] = operation
-    return paths
+def _serving(engine: Engine) -> Iterator[tuple[str, Model]]:
+    for name in engine.names:
+        try:
+            yield name, engine.model(name)
+        except BrimError:
+            continue  # it does not serve, so its tensors are not known
 
 
-def _text(values: list[str] | None) -> dict[str, Any]:
-    return {"type": "string"} if values is None else {"type": "string", "enum": values}
-
-
-def _operation(
-    identity: str,
-    summary: str,
-    *,
-    body: str | None,
-    answer: str | None,
-    tag: str,
-    path: str = "",
-) -> dict[str, Any]:
-    error = "OpenAIError" if path.startswith("/v1/") else "Error"
-    responses: dict[str, Any] = {
-        status: {"description": text, "content": _json(error)} for status, text in _STATUSES.items()
-    }
-    if path.endswith("ready") or path == "/readyz":
-        responses["503"] = {"description": "Not ready", "content": {"application/json": {}}}
-    responses["200"] = {"description": "The answer"}
-    if answer is not None:
-        responses["200"]["content"] = _json(answer) | {"application/octet-stream": {}}
-    operation: dict[str, Any] = {
-        "operationId": identity,
-        "summary": summary,
-        "tags": [tag],
-        "responses": responses,
-    }
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(body)}
-    return operation
-
-
-def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": REF.format(name=schema)}}}
-
-
-def _object(*, required: tuple[str, ...], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
-def _request(model: Model) -> dict[str, Any]:
-    """The protocol's request, with this model's tensors."""
-    schema = _object(
-        required=("inputs",),
-        id={"type": "string"},
-        parameters={"type": "object"},
-        inputs={
-            "type": "array",
-            "minItems": len(model.inputs),
-            "maxItems": len(model.inputs),
-            "items": {"oneOf": [_tensor(spec) for spec in model.inputs]},
-        },
-        outputs={
-            "type": "array",
-            "items": _object(
-                required=("name",),
-                name={"enum": [spec.name for spec in model.outputs]},
-                parameters={"type": "object"},
+def _own_paths(
+    app: Flask, models: Mapping[str, Model], components: Components
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Inference with each model that serves: its path and what is posted to it."""
+    infer = operation_of(app.view_functions[INFER])
+    for name, model in models.items():
+        path = f"/v2/models/{name}/infer"
+        operation = {
+            "operationId": f"infer_{name}",
+            "summary": f"Inference with {name}",
+            "tags": [YOUR_MODELS],
+            **described(
+                infer,
+                takes=components.add(f"{name}.InferRequest", request_schema(model)),
+                answer=components.add(f"{name}.InferAnswer", answer_schema(model)),
+                error=components.of(kind_of(path)),
+                example=example_request(model),
             ),
-        },
-    )
-    if model.example is not None:
-        schema["example"] = {
-            "inputs": [
-                {
-                    "name": spec.name,
-                    "datatype": spec.datatype,
-                    "shape": [len(model.example[spec.name]), *spec.shape],
-                    "data": model.example[spec.name],
-                }
-                for spec in model.inputs
-            ]
         }
-    return schema
+        yield path, operation
 
 
-def _response(model: Model) -> dict[str, Any]:
-    return _object(
-        required=("model_name", "outputs"),
-        model_name={"type": "string"},
-        model_version={"type": "string"},
-        id={"type": "string"},
-        parameters={"type": "object"},
-        outputs={
-            "type": "array",
-            "items": {"oneOf": [_tensor(spec) for spec in model.outputs]},
-        },
-    )
+def _examples(models: Mapping[str, Model]) -> dict[str, Any]:
+    """Endpoint -> a body that it answers, and under `name` the model that the first one is for."""
+    examples: dict[str, Any] = {}
+    for name, model in models.items():
+        body = example_request(model)
+        if body is None:
+            continue
+        examples |= {"name": name, INFER: body} if INFER not in examples else {}
+        try:
+            openai.tensors(name, model)
+        except InvalidRequest:
+            continue  # it does not embed
+        examples.setdefault(EMBEDDINGS, {"model": name, "input": body["inputs"][0]["data"]})
+    return examples
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    """One tensor of a model: its name and datatype are fixed, its shape where the model's is."""
-    axes: list[dict[str, Any]] = [{"type": "integer", "minimum": 1}]
-    axes += [{"type": "integer", "minimum": 1} if n < 0 else {"const": n} for n in spec.shape]
-    return _object(
-        required=("name", "datatype", "shape"),
-        name={"const": spec.name},
-        datatype={"const": spec.datatype},
-        shape={
-            "type": "array",
-            "prefixItems": axes,
-            "minItems": len(axes),
-            "maxItems": len(axes),
-        },
-        data={
-            "type": "array",
-            "description": f"row-major, nested or flat: {list(spec.wire_shape)}",
-            "items": {"oneOf": [_VALUES.get(spec.dtype.kind, {}), {"type": "array"}]},
-        },
-        parameters={"type": "object"},
-    )
+def _operation(app: Flask, rule: Rule, components: Components, example: Any) -> dict[str, Any]:
+    """One route, without the parts of its path."""
+    view = app.view_functions[rule.endpoint]
+    operation = operation_of(view)
+    versioned = "_version" if "version" in rule.arguments else ""
+    return {
+        "operationId": rule.endpoint.replace(".", "_") + versioned,
+        "summary": (view.__doc__ or rule.endpoint).strip().splitlines()[0],
+        "tags": [TAGS.get(rule.endpoint.partition(".")[0], SERVER)],
+        **described(
+            operation,
+            takes=None if operation.takes is None else components.of(operation.takes),
+            answer=components.of(operation.answer),
+            error=components.of(kind_of(rule.rule)),
+            example=example,
+        ),
+    }
+
+
+def _part(name: str, values: list[str]) -> dict[str, Any]:
+    schema = {"type": "string", "enum": values}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": values[0]}

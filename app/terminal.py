@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.example import example_request
 from app.services import VERSION
 from app.settings import Settings
 from engine.buckets import Bucket
@@ -31,14 +31,12 @@ INLINE_VALUES = 64
 
 
 class Terminal(Observer):
-    """Shows the start-up of all models; when the last has settled, `say_hello` does the rest."""
+    """Shows the start-up of all models, and when it is over says where the server is."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
         self._settings = settings
         self._console = console
         self._grids = {config.name: config.grid for config in settings.models}
-        self._waiting = set(self._grids)
-        self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._progress: Progress | None = None
         self._tasks = {}
@@ -82,22 +80,20 @@ class Terminal(Observer):
             log.info("model %s is %s%s", model, state.value, f": {reason}" if reason else "")
         elif state is ModelState.COMPILING:
             self._progress.start_task(self._tasks[model])
-        if not state.settled:
-            return
-        with self._lock:
-            was_waiting = bool(self._waiting)
-            self._waiting.discard(model)
-            finished = was_waiting and not self._waiting
-        if finished and self._progress is not None:
-            self._progress.stop()
-        if finished and state in (ModelState.READY, ModelState.FAILED):
-            self.say_hello()
 
-    def say_hello(self) -> None:
-        """The models, the URL, and three lines to try."""
+    def settled(self) -> None:
+        """The bars go; the hello comes, unless the start was interrupted."""
+        if self._progress is not None:
+            self._progress.stop()
         engine = self._engine
         if engine is None:
             return
+        ends = {engine.stats(name).state for name in engine.names}
+        if ends <= {ModelState.READY, ModelState.FAILED}:
+            self._say_hello(engine)
+
+    def _say_hello(self, engine: Engine) -> None:
+        """The models, the URL, and three lines to try."""
         lines = _things_to_try(engine, self._settings.url)
         if not self._console.is_terminal:
             log.info("listening on %s; try: %s", self._settings.url, lines[min(1, len(lines) - 1)])
@@ -139,16 +135,10 @@ def _things_to_try(engine: Engine, url: str) -> list[str]:
 
 def example_body(model: Model) -> str | None:
     """The model's own example as a request body, if it has one that fits a line."""
-    if model.example is None:
+    example = example_request(model)
+    if example is None:
         return None
-    inputs = []
-    for spec in model.inputs:
-        flat = model.example[spec.name]
-        shape = [len(flat)]
-        while flat and isinstance(flat[0], list):
-            shape.append(len(flat[0]))
-            flat = [value for part in flat for value in part]
-        if len(flat) > INLINE_VALUES or any("'" in str(value) for value in flat):
-            return None
-        inputs.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": flat})
-    return json.dumps({"inputs": inputs}, separators=(",", ":"))
+    values = [value for tensor in example["inputs"] for value in tensor["data"]]
+    if len(values) > INLINE_VALUES or any("'" in str(value) for value in values):
+        return None
+    return json.dumps(example, separators=(",", ":"))

@@ -18,14 +18,15 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import jax
 import psutil
 
 from app import settings
+from app.bench import process, shots
+from app.bench.plan import Plan, Settings, Target
+from app.bench.report import Report
 from benchmarks.engine import WatchedCompiler, bare, one_row, staged
-from benchmarks.load import closed_loop
 from engine.buckets import Bucket
 from engine.executable import Executable
 from engine.model import Model
@@ -33,20 +34,13 @@ from engine.models import load
 from engine.spec import Arrays
 
 
-def wire(model: Model, request: Arrays) -> list[dict[str, Any]]:
-    """The request's tensors as JSON has them."""
-    return [
-        {
-            "name": spec.name,
-            "datatype": spec.datatype,
-            "shape": list(request[spec.name].shape),
-            "data": [
-                value.decode() if isinstance(value, bytes) else value
-                for value in request[spec.name].ravel().tolist()
-            ],
-        }
-        for spec in model.inputs
-    ]
+def closed_loop(
+    model: Model, name: str, request: Arrays, url: str, clients: int, seconds: float
+) -> Report:
+    """`clients` connections, each with one JSON request on its way at any time."""
+    settings = Settings(url, clients=clients, duration_s=seconds, warmup_s=seconds / 5)
+    shot = shots.make(settings, Target(name), model.inputs, request)
+    return process.run(Plan(settings, (shot,)))
 
 
 def free_port() -> int:
@@ -87,7 +81,7 @@ def main() -> None:
     times = {bucket: bare(made[bucket], inputs[bucket], 1.0) for bucket in made}
     best = max(made, key=lambda b: b.rows / times[b])
     alone = Bucket(config.rows[0], length)
-    body = wire(model, one_row(model, length))
+    request = one_row(model, length)
 
     port = free_port()
     brim = Path(sys.executable).with_name("brim")
@@ -101,23 +95,23 @@ def main() -> None:
         )
         print("| clients | answers/s | of best bare | p50 ms | p99 ms | statuses |")
         print("|--:|--:|--:|--:|--:|---|")
-        path = f"/v2/models/{config.name}/infer"
+        url = f"http://127.0.0.1:{port}"
         for clients in (int(n) for n in options.clients.split(",")):
             before = bare(made[best], inputs[best], options.seconds / 5)
-            seen = closed_loop(port, path, body, clients, options.seconds)
+            seen = closed_loop(model, config.name, request, url, clients, options.seconds)
             after = bare(made[best], inputs[best], options.seconds / 5)
             floor = best.rows / statistics.mean((before, after))
             print(
-                f"| {clients} | {seen.rate:.0f} | {seen.rate / floor:.2f} | {seen.p50 * 1e3:.2f} "
-                f"| {seen.p99 * 1e3:.2f} | {seen.statuses} |"
+                f"| {clients} | {seen.ok_per_s:.0f} | {seen.ok_per_s / floor:.2f} "
+                f"| {seen.ok.p50_ms:.2f} | {seen.ok.p99_ms:.2f} | {seen.statuses} |"
             )
         before = bare(made[alone], inputs[alone], options.seconds / 5)
-        seen = closed_loop(port, path, body, 1, options.seconds)
+        seen = closed_loop(model, config.name, request, url, 1, options.seconds)
         after = bare(made[alone], inputs[alone], options.seconds / 5)
         floor = statistics.mean((before, after))
         print(
-            f"\nOne client over HTTP: median {seen.p50 * 1e3:.2f} ms, the bare executable "
-            f"{floor * 1e3:.2f} ms, {(seen.p50 - floor) * 1e3:.2f} ms more."
+            f"\nOne client over HTTP: median {seen.ok.p50_ms:.2f} ms, the bare executable "
+            f"{floor * 1e3:.2f} ms, {seen.ok.p50_ms - floor * 1e3:.2f} ms more."
         )
     finally:
         server.terminate()

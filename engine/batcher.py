@@ -4,7 +4,9 @@ May touch: threading, a clock. The policy decides (`batching.py`), these carry o
 
 A request's way from here: `submit` puts its ticket into the queue; the *batcher* thread asks the
 policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
-the outputs and settles the tickets. So batch N+1 is gathered while batch N computes.
+the outputs and settles the tickets. So batch N+1 is gathered while batch N computes. Beside them a
+*corrector* puts into force, now and then, what the batches have cost: it may take 20 ms, which
+nobody should wait for.
 
 Models that share a device share one lock (`SharedDevice`). It guards the queues and the sets of
 batches on their way, and nothing else: gathering, running, observing and settling happen with it
@@ -23,6 +25,7 @@ import numpy as np
 
 from engine.batching import BatchQueue, Expire, Launch, Stop, Wait
 from engine.buckets import Bucket
+from engine.costs import CORRECT_EVERY_S
 from engine.device import Device
 from engine.errors import (
     BrimError,
@@ -93,7 +96,7 @@ class SharedDevice:
 
 
 class Batcher:
-    """Owns the queue and the two threads of one model."""
+    """Owns the queue and the threads of one model."""
 
     def __init__(
         self,
@@ -122,16 +125,23 @@ class Batcher:
         self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
         self._answering: Launch[Ticket] | None = None
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._to_correct: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._correct_at = float("-inf")
         self._dead: str | None = None
-        self._threads = (
-            threading.Thread(target=self._guarded, args=(self._batch_loop,), daemon=True),
-            threading.Thread(target=self._guarded, args=(self._complete_loop,), daemon=True),
+        roles = {
+            "batcher": self._batch_loop,
+            "completer": self._complete_loop,
+            "corrector": self._correct_loop,
+        }
+        self._threads = tuple(
+            threading.Thread(
+                target=self._guarded, args=(loop,), name=f"brim-{role}-{name}", daemon=True
+            )
+            for role, loop in roles.items()
         )
-        for thread, role in zip(self._threads, ("batcher", "completer"), strict=True):
-            thread.name = f"brim-{role}-{name}"
 
     def start(self) -> None:
-        """Start both threads."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
@@ -225,13 +235,16 @@ class Batcher:
             if self._in_flight.pop(id(batch.launch), None) is None:
                 return 0.0  # `close` has given it up
             self._answering = batch.launch
-            self._queue.gathered(batch.gather_s)
+            self._queue.started(batch.launch, batch.started_at)
             spent = self._queue.landed(batch.launch, now, failed=failed)
+            if failed:
+                for piece in batch.launch.pieces:
+                    self._queue.discard(piece.request)  # the other rows of one that was cut
             self._lock.notify()
             self._shared.wake_others(self._lock)
             return spent
 
-    # --- the two threads -------------------------------------------------------------------------
+    # --- the threads -------------------------------------------------------------------------
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         """Run a thread's loop. If a bug ends it, everybody who waits hears of it."""
@@ -248,6 +261,7 @@ class Batcher:
         finally:
             if loop == self._batch_loop:
                 self._to_complete.put(None)
+                self._to_correct.put(False)
 
     def _abandon(self, error: Callable[[], BrimError]) -> None:
         """Settle everybody who is left, each with an error of its own."""
@@ -331,7 +345,13 @@ class Batcher:
             failed=failure is not None,
         )
         self._observer.batch_done(self._name, report)
-        self._queue.replan()
+        if finished_at >= self._correct_at:
+            self._correct_at = finished_at + CORRECT_EVERY_S
+            self._to_correct.put(True)
+
+    def _correct_loop(self) -> None:
+        while self._to_correct.get():
+            self._queue.correct()
 
     def _answer(self, launch: Launch[Ticket], parts: Sequence[dict[str, Array]]) -> None:
         for piece, outputs in zip(launch.pieces, parts, strict=True):

@@ -32,8 +32,8 @@ from engine.promises import Promises
 from engine.waiting import Piece, R, R_co, WaitingRoom
 
 Reason = Literal["full", "idle", "next", "held", "drain"]
-"""Why a batch was launched as it was: its bucket is full; the device had nothing to do; the device
-was about to be free; company was waited for; the queue is closed."""
+"""Why a batch was launched as it was: the best bucket could be filled; the device had nothing to
+do; it was about to be free; company was waited for; the queue is closed."""
 
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
@@ -86,11 +86,13 @@ class Policy:
     max_wait_s  the longest that a free device is held for clients who are about to come back
     max_rows    rows that may wait
     depth       batches on their way at once
+    lead_s      what a thread needs to wake up: the next batch is formed so much earlier
     """
 
     max_wait_s: float
     max_rows: int
     depth: int
+    lead_s: float = 0.0
 
 
 class BatchQueue(Generic[R]):
@@ -198,9 +200,10 @@ class BatchQueue(Generic[R]):
 
     # --- what happens on the device --------------------------------------------------------------
 
-    def gathered(self, seconds: float) -> None:
-        """From the decision to the launch of a batch it took so long."""
-        self._gathering.add(seconds)
+    def started(self, launch: Launch[R], at: float) -> None:
+        """Its rows are gathered: at this moment it went to the device."""
+        self._gathering.add(at - launch.flight.launched_at)
+        launch.flight.launched_at = at
 
     def landed(self, launch: Launch[R], now: float, *, failed: bool = False) -> float:
         """A batch has come back. Returns how many seconds it had the device."""
@@ -212,7 +215,7 @@ class BatchQueue(Generic[R]):
             self._costs.observe(launch.bucket, spent)
         for piece in launch.pieces:
             if piece.start + piece.count == piece.request.rows:
-                self._promises.keep(piece.request, now)
+                self._promises.answered(piece.request, now)
         return spent
 
     def lost(self, launch: Launch[R], now: float) -> None:
@@ -233,10 +236,11 @@ class BatchQueue(Generic[R]):
         """Another number when it may have become another model's turn; see `Device`."""
         return self._device.turns
 
-    def replan(self) -> None:
-        """Make the plan anew if the costs have changed. The one method to call without the lock."""
-        if self._costs.stale:
-            self._costs.replan()
+    def correct(self) -> None:
+        """Put into force what the last batches have cost. To be called without the lock, by one
+        thread.
+        """
+        self._costs.correct()
 
     # --- what is next ----------------------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class BatchQueue(Generic[R]):
         has_depth = self.in_flight < self._policy.depth
         if not has_depth or now < form_at:
             self._behind_device = True
-            self._device.want(self._name, has_depth)
+            self._device.want(self._name, True)
             return Wait(min(form_at, self._earliest) if has_depth else self._earliest)
         hold_until = self._hold_until(now, start_at)
         self._held = self._held or now < hold_until
@@ -267,11 +271,13 @@ class BatchQueue(Generic[R]):
 
     @property
     def _lead_s(self) -> float:
-        """How long before the device should be free the next batch is formed: as long as gathering
-        takes, and as batches land earlier than expected.
+        """How long before the device should be free the next batch is formed: as long as waking up
+        and gathering take, and as batches land earlier than expected. Later would leave the device
+        without work; earlier, and who comes meanwhile would miss this batch.
         """
         earliness = self._earliness.mean
-        return max(0.0, self._gathering.upper(0.0) + (earliness if earliness > 0 else 0.0))
+        early = earliness if earliness > 0 else 0.0
+        return self._policy.lead_s + self._gathering.upper(0.0) + early
 
     def _hold_until(self, now: float, start_at: float) -> float:
         """Until when the device should be held for those who were just answered, or are about to
@@ -312,13 +318,15 @@ class BatchQueue(Generic[R]):
         self.in_flight += 1
         self._flying_rows += launch.rows
         self._held = False
-        self._device.want(
-            self._name, len(self._waiting) > 0 and self.in_flight < self._policy.depth
-        )
+        self._device.want(self._name, len(self._waiting) > 0)
         return launch
 
     def _reason(self, bucket: Bucket, pieces: tuple[Piece[R], ...], busy: bool) -> Reason:
-        if sum(piece.count for piece in pieces) == bucket.rows:
+        if (
+            bucket.rows
+            == sum(piece.count for piece in pieces)
+            >= self._costs.best(bucket.length).rows
+        ):
             return "full"
         if self.closed:
             return "drain"
@@ -343,6 +351,7 @@ class BatchQueue(Generic[R]):
         at = {request: self._expires_at(request) for request in self._waiting}
         expired = tuple(request for request, expires_at in at.items() if expires_at <= now)
         for request in expired:
+            self._promises.answered(request, now + self._costs.least(request.lane))
             self.discard(request)
         self._earliest = min(
             (expires_at for expires_at in at.values() if expires_at > now), default=float("inf")

@@ -15,6 +15,7 @@ like long ago is forgotten.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +32,14 @@ MEMORY: Final = 64
 ENOUGH: Final = 5
 """Samples that a median needs to be worth more than the others' median."""
 
-REFRESH: Final = 8
-"""Samples between two corrections. One costs some 100 us, which a batch of 50 us must not pay."""
-
-STALE: Final = 1.1
+STALE: Final = 1.2
 """By so much one bucket's cost may change against another's before the plan is made anew."""
+
+CORRECT_EVERY_S: Final = 0.25
+"""How often what was observed is put into force: seconds."""
+
+PLAN_EVERY: Final = 40
+"""Corrections between two plans, at least: a plan takes 20 ms of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,8 @@ class Cost:
 class CostTable:
     """Seconds per bucket, the least seconds for any number of rows, and the plan.
 
-    `stale` says that the costs have changed relative to each other since the plan was made.
-
-    Whoever holds the lock of the device writes (`observe`), and one thread makes plans (`replan`);
-    what they write is replaced as whole values, so anybody may read.
+    Any thread adds samples (`observe`), and one thread makes of them what is in force (`correct`).
+    It is replaced as whole values, so anybody may read at any time.
     """
 
     def __init__(self, seconds: Mapping[Bucket, float]) -> None:
@@ -66,7 +68,6 @@ class CostTable:
             raise AssertionError(f"costs must be positive: {seconds}; this is a bug")
         self._measured = MappingProxyType(dict(seconds))
         self._samples: deque[tuple[Bucket, float]] = deque(maxlen=MEMORY)
-        self._fresh = 0
         lengths = dict.fromkeys(bucket.length for bucket in seconds)
         self._lanes = {
             length: tuple(
@@ -74,48 +75,45 @@ class CostTable:
             )
             for length in lengths
         }
-        self.stale = False
-        self._planned_for: Mapping[Bucket, float] = self._measured
         self._set(self._measured)
-        self.replan()
+        self._plan()
 
     # --- what is measured ------------------------------------------------------------------------
 
     def observe(self, bucket: Bucket, seconds: float) -> None:
         """One batch has had the device for so many seconds."""
         self._samples.append((bucket, seconds / self._measured[bucket]))
-        self._fresh += 1
-        if self._fresh >= REFRESH:
-            self._fresh = 0
-            self._set(self._corrected())
 
-    def _corrected(self) -> dict[Bucket, float]:
-        own: dict[Bucket, list[float]] = {}
-        for bucket, ratio in self._samples:
-            own.setdefault(bucket, []).append(ratio)
-        slowness = {b: median(ratios) for b, ratios in own.items() if len(ratios) >= ENOUGH}
-        common = median(ratio for _, ratio in self._samples)
-        return {b: s * slowness.get(b, common) for b, s in self._measured.items()}
+    def correct(self) -> None:
+        """Put into force what was observed. It may take some 20 ms, so hold no lock."""
+        samples = tuple(self._samples)
+        if samples:
+            self._set({b: s * _slowness(b, samples) for b, s in self._measured.items()})
+        self._corrections += 1
+        if self._corrections >= PLAN_EVERY and self._stale():
+            self._plan()
 
     def _set(self, seconds: Mapping[Bucket, float]) -> None:
-        self._seconds = MappingProxyType(dict(seconds))
         self._splits = {
             length: Split([(b, seconds[b]) for b in buckets])
             for length, buckets in self._lanes.items()
         }
-        ratios = [now / self._planned_for[bucket] for bucket, now in seconds.items()]
-        self.stale = max(ratios) > STALE * min(ratios)
+        self._seconds = MappingProxyType(dict(seconds))
 
-    def replan(self) -> None:
-        """Make the plan anew. It takes some 20 ms, so hold no lock."""
-        self.stale = False
-        seconds = self._seconds
+    def _stale(self) -> bool:
+        """Have the costs changed, relative to each other, since the plan was made?"""
+        ratios = [self._seconds[bucket] / seconds for bucket, seconds in self._planned_for.items()]
+        return max(ratios) > STALE * min(ratios)
+
+    def _plan(self) -> None:
         plans = {}
-        for length, buckets in self._lanes.items():
-            places = solve([b.rows for b in buckets], [seconds[b] for b in buckets])
+        for length in self._lanes:
+            buckets = self.useful(length)
+            places = solve([b.rows for b in buckets], [self._seconds[b] for b in buckets])
             plans[length] = tuple(buckets[place] for place in places)
         self._plans = plans
-        self._planned_for = seconds
+        self._planned_for = self._seconds
+        self._corrections = 0
 
     # --- what may be asked -----------------------------------------------------------------------
 
@@ -169,6 +167,11 @@ class CostTable:
         )
 
 
+def _slowness(bucket: Bucket, samples: Sequence[tuple[Bucket, float]]) -> float:
+    own = [ratio for sampled, ratio in samples if sampled == bucket]
+    return median(own if len(own) >= ENOUGH else [ratio for _, ratio in samples])
+
+
 class Split:
     """The cheapest way to cut any number of rows into the buckets of one length.
 
@@ -184,14 +187,14 @@ class Split:
         self._limit = 2 * costs[-1][0].rows
         self._table = [0.0]
         self._first: list[int] = [0]
-        # the largest first: of two equal cuts `index` finds the one with the larger bucket
-        largest_first = [(bucket.rows, seconds) for bucket, seconds in reversed(costs)]
         for rows in range(1, self._limit + 1):
-            table = self._table
-            totals = [s + table[rows - n] if rows > n else s for n, s in largest_first]
-            least = min(totals)
-            table.append(least)
-            self._first.append(len(costs) - 1 - totals.index(least))
+            least, first = math.inf, 0
+            for place, (bucket, seconds) in enumerate(costs):
+                total = seconds + self._table[max(0, rows - bucket.rows)]
+                if total <= least:  # of equals the larger
+                    least, first = total, place
+            self._table.append(least)
+            self._first.append(first)
         self._buckets = [bucket for bucket, _ in costs]
         used = set(self._first[1:])
         self.useful = tuple(bucket for place, bucket in enumerate(self._buckets) if place in used)

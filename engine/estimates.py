@@ -41,6 +41,33 @@ class Expectation:
         return self.mean + DEVIATIONS * self.deviation
 
 
+class Worst:
+    """The largest of the last samples: between `BLOCKS - 1` and `BLOCKS` times `BLOCK` of them.
+
+    For errors that come in runs, as those of promises do: whoever is promised something at the same
+    time shares the same surprises. A mean and a deviation that fade would call every run normal,
+    and a percentile of the last few hundred sees one run only.
+    """
+
+    BLOCK: Final = 64
+    BLOCKS: Final = 64
+
+    __slots__ = ("_blocks", "_count", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._blocks: deque[float] = deque(maxlen=self.BLOCKS)
+        self._count = 0
+
+    def add(self, sample: float) -> None:
+        """One more sample."""
+        if self._count % self.BLOCK == 0:
+            self._blocks.append(sample)
+        self._count += 1
+        self._blocks[-1] = max(self._blocks[-1], sample)
+        self.value = max(self._blocks)
+
+
 class Returns:
     """Do the clients that were just answered come back, and when?
 

@@ -44,7 +44,7 @@ def solve(rows: Sequence[int], seconds: Sequence[float]) -> list[int]:
     Poisson; it is represented by its mean plus and minus its standard deviation, half each, which
     gives the same rule as the whole distribution within a row.
     """
-    largest = rows[-1]
+    largest, last = rows[-1], len(rows) - 1
     top = STATES * largest
     rate = LOAD * max(n / s for n, s in zip(rows, seconds, strict=True))
     waiting = np.arange(top + 1)
@@ -55,7 +55,8 @@ def solve(rows: Sequence[int], seconds: Sequence[float]) -> list[int]:
     since = 0
     for _ in range(SWEEPS):
         candidates = np.stack([action.improve(value) for action in actions])
-        found = candidates.argmin(axis=0)[: 2 * largest + 1]
+        # of equals the larger: it answers more rows now
+        found = last - candidates[::-1].argmin(axis=0)[: 2 * largest + 1]
         best = candidates.min(axis=0)
         best[0] = value[0] + step * rate * (value[1] - value[0])  # nobody waits: the next arrival
         value = best - best[0]

@@ -3,8 +3,13 @@
 May touch: nothing. Time is an argument.
 
 A promise is arithmetic: what is on the device, plus the cheapest cut of all that is taken before
-it, plus how late such promises have been kept of late. Who cannot be promised an answer before the
-deadline is better told so at once.
+it, plus the most that such promises were late by of late. Who cannot be promised an answer before
+the deadline is better told so at once.
+
+Under overload everybody who is admitted is close to the deadline, so what a promise is worth is
+decided by its margin. A generous one costs little: it makes the queue shorter, and not the device
+idle. So it takes up to half of what a request may take, but nothing where nobody waits: then there
+is nothing to be wrong about, and somebody must be let in for the margin to be learned anew.
 """
 
 from __future__ import annotations
@@ -14,12 +19,12 @@ from typing import Generic
 
 from engine.costs import CostTable
 from engine.device import Device
-from engine.estimates import Expectation
+from engine.estimates import Worst
 from engine.waiting import R, WaitingRoom
 
 
 class Promises(Generic[R]):
-    """What was promised to those who wait, and how well it is kept."""
+    """What was expected for those who wait, and how wrong that was."""
 
     def __init__(
         self, name: str, costs: CostTable, waiting: WaitingRoom[R], device: Device
@@ -28,14 +33,11 @@ class Promises(Generic[R]):
         self._costs = costs
         self._waiting = waiting
         self._device = device
-        self._given: dict[R, float] = {}
-        self._lateness = Expectation()
-
-    def finish(self, request: R, now: float) -> float:
-        """When a request that is not there yet would be answered."""
-        return self._finish(self._waiting.ahead(request), request, now)
+        self._expected: dict[R, float] = {}
+        self._lateness = Worst()
 
     def _finish(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
+        """When a request is expected to be answered, with so many rows ahead of it."""
         rows = dict(ahead)
         rows[request.lane] += request.rows
         if rows[request.lane] > request.rows:
@@ -44,35 +46,43 @@ class Promises(Generic[R]):
             full = self._costs.best(request.lane).rows
             rows[request.lane] = -(-rows[request.lane] // full) * full
         work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
-        late = max(0.0, self._lateness.upper(0.0))
-        return self._device.free_at(now) + work / self._device.share(self._name) + late
+        return self._device.free_at(now) + work / self._device.share(self._name)
+
+    def _excess(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
+        """By how much it would miss its deadline, the margin included."""
+        margin = 0.0
+        if any(ahead.values()):
+            margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
+        return self._finish(ahead, request, now) + margin - request.deadline
 
     def excess(self, request: R, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make
         somebody miss one who would meet it otherwise. Nobody is the worse for what is not above 0.
         """
         before = dict(self._waiting.ahead(request))
-        worst = self._finish(before, request, now) - request.deadline
+        worst = self._excess(before, request, now)
         after = dict(before)
         after[request.lane] += request.rows
         for other in self._waiting.behind(request):
-            delayed = self._finish(after, other, now) - other.deadline
-            if delayed > 0 >= self._finish(before, other, now) - other.deadline:
+            delayed = self._excess(after, other, now)
+            if delayed > 0 >= self._excess(before, other, now):
                 worst = max(worst, delayed)
             for rows in (before, after):
                 rows[other.lane] += self._waiting.left(other)
         return worst
 
     def give(self, request: R, now: float) -> None:
-        """A request that is about to wait is promised its answer."""
-        self._given[request] = self.finish(request, now)
+        """A request is about to wait: remember when its answer is expected."""
+        self._expected[request] = self._finish(self._waiting.ahead(request), request, now)
 
-    def keep(self, request: R, now: float) -> None:
-        """It has it."""
-        promised = self._given.pop(request, None)
-        if promised is not None:
-            self._lateness.add(now - promised)
+    def answered(self, request: R, at: float) -> None:
+        """It has its answer, or would have had it at this moment if that had not been too late: to
+        count only the promises that were kept would be to trust them too much.
+        """
+        expected = self._expected.pop(request, None)
+        if expected is not None:
+            self._lateness.add(at - expected)
 
     def forget(self, request: R) -> None:
         """It does not want it any more."""
-        self._given.pop(request, None)
+        self._expected.pop(request, None)

@@ -122,8 +122,8 @@ class Rule:
         self.learn(launch, spent, now)
         return spent
 
-    def replan(self) -> None:
-        """There is no plan."""
+    def correct(self) -> None:
+        """The table stays as it is."""
 
     def fit(self, rows: int) -> Bucket:
         """The smallest bucket that holds them."""

@@ -46,6 +46,10 @@ STALL_S, STALL_TIMES_COST = 10.0, 20.0
 """A batch that is this many seconds late, beyond this many times the dearest bucket, is stuck."""
 
 
+WAKE_S = 0.0001
+"""A thread that sleeps until a moment wakes up about so much later."""
+
+
 class BucketCompiler(Protocol):
     """Makes executables of one model; `executable.Compiler` is the real one."""
 
@@ -156,7 +160,7 @@ class ServedModel:
 
     def _serve(self, model: Model, runnables: Mapping[Bucket, Runnable], costs: CostTable) -> None:
         config = self.config
-        policy = Policy(config.max_wait_s, config.max_queue_rows, config.in_flight)
+        policy = Policy(config.max_wait_s, config.max_queue_rows, config.in_flight, WAKE_S)
         with self._device.lock:
             waiting: BatchQueue[Ticket] = BatchQueue(
                 policy, costs, config.grid.lanes, self._device.device, config.name, config.weight

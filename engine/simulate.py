@@ -17,6 +17,7 @@ from typing import Protocol
 
 from engine.batching import Expire, Launch, Stop, Wait
 from engine.buckets import Bucket
+from engine.costs import CORRECT_EVERY_S
 from engine.traces import Arrival, Clients
 
 
@@ -49,7 +50,7 @@ class Scheduler(Protocol):
     def offer(self, request: Request, now: float) -> None: ...
     def poll(self, now: float) -> Launch[Request] | Expire[Request] | Wait | Stop: ...
     def landed(self, launch: Launch[Request], now: float) -> float: ...
-    def replan(self) -> None: ...
+    def correct(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -126,6 +127,7 @@ class Simulation:
         self._returning: list[tuple[float, int]] = []  # closed loop: when which client sends again
         self._clients: Clients | None = None
         self._free_at = 0.0
+        self._correct_at = 0.0
         self._now = 0.0
 
     def run(self, trace: Iterable[Arrival]) -> Result:
@@ -232,7 +234,9 @@ class Simulation:
     def _land(self) -> None:
         _, launch = self._flights.pop(0)
         self._scheduler.landed(launch, self._now)
-        self._scheduler.replan()
+        if self._now >= self._correct_at:
+            self._correct_at = self._now + CORRECT_EVERY_S
+            self._scheduler.correct()
         for piece in launch.pieces:
             request = piece.request
             if piece.count != request.rows:

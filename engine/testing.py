@@ -68,14 +68,15 @@ def puppet_config(**changes: Any) -> ModelConfig:
 class PuppetExecutable:
     """The executable of one bucket, led by a test.
 
-    Free-running until `hold()`. Then every execution says `entered` when the completer waits for
-    it, and ends when the test says `proceed.release()`. `fail_launch` and `fail_result` are raised
-    when set. `launched` keeps the staged inputs of every launch.
+    Every launch says `started`. Free-running until `hold()`; then every execution says `entered`
+    when the completer waits for it, and ends when the test says `proceed.release()`. `fail_launch`
+    and `fail_result` are raised when set. `launched` keeps the staged inputs of every launch.
     """
 
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
         self.function = function
         self.memory = Memory(inputs=0, outputs=0, temporary=0, code=0)
+        self.started = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)
         self.held = False
@@ -92,6 +93,7 @@ class PuppetExecutable:
         if self.fail_launch is not None:
             raise self.fail_launch
         self.launched.append(inputs)
+        self.started.release()
         return _PuppetExecution(self, inputs)
 
 

@@ -1,18 +1,21 @@
 #!/bin/sh
 # fetch_debian.sh DIR PACKAGE...: unpack Debian packages into DIR, without root and without installing
-# them. Their dependencies are not followed: these are for programs that stand alone.
+# them. Their dependencies are not followed: these are for programs that stand alone. Several of these
+# may run at once: what each works with is its own.
 set -eu
 dir=$1
 shift
 command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || exit 1
-mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/deb"
+mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-options="-o Dir::State::lists=$dir/apt/lists -o Dir::Cache=$dir/apt/cache -o APT::Sandbox::User= -qq"
+work=$(mktemp -d "$dir/debian.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/deb"
+options="-o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User= -qq"
 # shellcheck disable=SC2086
 apt-get $options -o Debug::NoLocking=1 update
 # shellcheck disable=SC2086
-(cd "$dir/deb" && apt-get $options download "$@")
-for package in "$dir"/deb/*.deb; do
+(cd "$work/deb" && apt-get $options download "$@")
+for package in "$work"/deb/*.deb; do
     dpkg-deb -x "$package" "$dir"
 done
-rm -rf "$dir/apt" "$dir/deb"

@@ -5,22 +5,30 @@ May touch: orjson, msgspec, numpy.
 A body is JSON alone; or JSON of `header_length` bytes and then the raw tensors, in the order of the
 JSON (`oip_binary.py`); or, with a `header_length` of 0, one input's raw tensor and nothing else.
 orjson parses and writes, msgspec checks the structure (`WireRequest`, of which the OpenAPI document
-is made), `oip_json.py` the numbers.
+is made), `oip_json.py` the numbers, `oip_parameters.py` what is asked beside the tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 import orjson
 
+from app.answer import Answer
 from app.codec import InferRequest, InferResponse, oip_binary, oip_json
+from app.codec.oip_parameters import (
+    Parameters,
+    check_no_sequence,
+    check_tensor,
+    flag,
+    timeout,
+    whole_number,
+)
 from app.codec.typed import parse
 from engine.errors import ExecutionFailed, InvalidRequest
-from engine.model import Parameter
 from engine.spec import LENGTH, Array, TensorSpec
 
 BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
@@ -28,7 +36,6 @@ BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
 
 MAX_AXES: Final = 32
 
-Parameters = dict[str, Parameter]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -56,6 +63,26 @@ class WireRequest(msgspec.Struct):
     id: str | None = None
     parameters: Parameters = {}
     outputs: list[WireOutput] | None = None
+
+
+class AnswerTensor(Answer, frozen=True):
+    """An output: `data`, flat and row-major; or `parameters.binary_data_size`."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
+
+
+class WireAnswer(Answer, frozen=True):
+    """What `encode` writes, or its JSON part."""
+
+    model_name: str
+    model_version: str
+    outputs: list[AnswerTensor]
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
 
 
 def decode(
@@ -96,15 +123,14 @@ def decode(
         names,
         binary,
         wire.id,
-        _timeout(wire.parameters),
-        _whole_number(wire.parameters, "priority"),
+        timeout(wire.parameters),
+        whole_number(wire.parameters, "priority"),
     )
 
 
 def _parse(part: memoryview[Any]) -> WireRequest:
     wire = parse(part, WireRequest)
-    if wire.parameters.get("sequence_id", 0) not in (0, ""):
-        raise InvalidRequest("parameters.sequence_id", "sequences are not served; no state is kept")
+    check_no_sequence(wire.parameters)
     return wire
 
 
@@ -173,6 +199,7 @@ def _values(tensor: WireTensor, spec: TensorSpec, rest: _Rest | None) -> Array:
         raise InvalidRequest(
             tensor.name, f"datatype {tensor.datatype!r} does not fit, expected {spec.datatype}"
         )
+    check_tensor(tensor.parameters, tensor.name)
     if "binary_data_size" not in tensor.parameters:
         if tensor.data is None:
             raise InvalidRequest(
@@ -187,7 +214,7 @@ def _values(tensor: WireTensor, spec: TensorSpec, rest: _Rest | None) -> Array:
         raise InvalidRequest(
             tensor.name, "binary_data_size without a header Inference-Header-Content-Length"
         )
-    size = _whole_number(tensor.parameters, "binary_data_size", tensor.name)
+    size = whole_number(tensor.parameters, "binary_data_size", tensor.name)
     return oip_binary.decode(spec, tensor.shape, rest.take(tensor.name, size))
 
 
@@ -196,7 +223,7 @@ def _wanted(
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """Which outputs, and which of them as binary. None named means all."""
     known = {spec.name: spec for spec in specs}
-    all_binary = _flag(wire.parameters, "binary_data_output", default=False)
+    all_binary = flag(wire.parameters, "binary_data_output", default=False)
     wanted = [WireOutput(name) for name in known] if not wire.outputs else wire.outputs
     names: list[str] = []
     binary: list[str] = []
@@ -207,33 +234,13 @@ def _wanted(
         if output.name in names:
             raise InvalidRequest(field, "the output is named twice")
         names.append(output.name)
-        if _flag(output.parameters, "binary_data", default=all_binary):
+        check_tensor(output.parameters, field)
+        if flag(output.parameters, "binary_data", default=all_binary):
             binary.append(output.name)
         elif known[output.name].datatype in BINARY_ONLY:
             datatype = known[output.name].datatype
             raise InvalidRequest(field, f"{datatype} travels as binary only; set binary_data")
     return tuple(names), frozenset(binary)
-
-
-def _flag(parameters: Mapping[str, Parameter], key: str, *, default: bool) -> bool:
-    value = parameters.get(key, default)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"parameters.{key}", f"got {value!r}, expected true or false")
-    return value
-
-
-def _whole_number(parameters: Mapping[str, Parameter], key: str, where: str = "") -> int:
-    value = parameters.get(key, 0)
-    if type(value) is not int or value < 0:
-        field = f"{where}: parameters.{key}" if where else f"parameters.{key}"
-        raise InvalidRequest(field, f"got {value!r}, expected a whole number from 0 up")
-    return value
-
-
-def _timeout(parameters: Mapping[str, Parameter]) -> float | None:
-    """`parameters.timeout` is in microseconds; 0 is the model's own."""
-    microseconds = _whole_number(parameters, "timeout")
-    return microseconds / 1e6 if microseconds else None
 
 
 def encode(

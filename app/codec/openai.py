@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 import orjson
 
+from app.answer import Answer
 from app.codec.oip_json import texts
 from app.codec.typed import parse
 from engine.errors import InvalidRequest
-from engine.spec import Array
+from engine.model import Model
+from engine.spec import Array, TensorSpec
 
 
 class EmbeddingsRequest(msgspec.Struct):
@@ -27,6 +29,42 @@ class EmbeddingsRequest(msgspec.Struct):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = None
+
+
+class Embedding(Answer, frozen=True):
+    """One text's vector, as numbers or as base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(Answer, frozen=True):
+    """How many tokens the texts were."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(Answer, frozen=True):
+    """What `encode` writes: one embedding per text, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+def tensors(name: str, model: Model) -> tuple[TensorSpec, TensorSpec]:
+    """The one text that goes in and the one vector that comes out.
+
+    Raises `InvalidRequest` for a model that is not so.
+    """
+    one_text = len(model.inputs) == 1 and model.inputs[0].datatype == "BYTES"
+    vectors = [spec for spec in model.outputs if spec.datatype == "FP32" and len(spec.shape) == 1]
+    if not one_text or model.inputs[0].shape or len(vectors) != 1:
+        raise InvalidRequest("model", f"{name!r} does not turn texts into embeddings")
+    return model.inputs[0], vectors[0]
 
 
 def decode(body: bytes) -> EmbeddingsRequest:

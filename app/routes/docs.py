@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import swagger_ui_bundle
 from flask import Blueprint, Response, current_app, jsonify, send_from_directory
 
 from app import openapi
+from app.operation import Operation, documented
 from app.services import services
 
 blueprint = Blueprint("docs", __name__)
@@ -35,12 +37,14 @@ SwaggerUIBundle({url: "openapi.json", dom_id: "#page", deepLinking: true,
 
 
 @blueprint.get("/openapi.json")
+@documented(Operation(answer=dict[str, Any]))
 def openapi_json() -> Response:
     """The OpenAPI document of this server and its models."""
     return jsonify(openapi.document(current_app, services().engine))
 
 
 @blueprint.get("/docs")
+@documented(Operation(answer=str, media=("text/html",)))
 def docs() -> Response:
     """A page to read and to try."""
     return Response(PAGE, content_type="text/html; charset=utf-8")

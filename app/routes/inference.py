@@ -8,16 +8,20 @@ from flask import Blueprint, Response, request
 
 from app import body, serving
 from app.codec import InferResponse, oip
+from app.operation import BINARY, HEADER_LENGTH, INFERENCE, JSON, Operation, documented
 from app.services import MODEL_VERSION
 from engine.errors import InvalidRequest
 
 blueprint = Blueprint("inference", __name__)
 
-HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+INFER: Final = Operation(
+    answer=oip.WireAnswer, errors=INFERENCE, takes=oip.WireRequest, media=(JSON, BINARY)
+)
 
 
 @blueprint.post("/v2/models/<name>/infer")
 @blueprint.post("/v2/models/<name>/versions/<version>/infer")
+@documented(INFER)
 def infer(name: str, version: str = MODEL_VERSION) -> Response:
     """JSON, JSON with binary tensors after it, or one raw tensor."""
     model = serving.admit(name, version)
@@ -27,8 +31,8 @@ def infer(name: str, version: str = MODEL_VERSION) -> Response:
         answer = InferResponse(name, MODEL_VERSION, outputs, asked.id, ticket.prepared.parameters)
         content, header_length = oip.encode(answer, asked, model.outputs)
     if header_length is None:
-        return body.compress(Response(content, content_type="application/json"))
-    response = Response(content, content_type="application/octet-stream")
+        return body.compress(Response(content, content_type=JSON))
+    response = Response(content, content_type=BINARY)
     response.headers[HEADER_LENGTH] = str(header_length)
     return body.compress(response)
 

@@ -41,7 +41,10 @@ DEVICE_INPUTS = (
 
 def check(config: ModelConfig) -> Checked:
     """Read the directory's JSON and the weights' header and checksum."""
-    directory = read_directory(config)
+    return _check(config, read_directory(config))
+
+
+def _check(config: ModelConfig, directory: Directory) -> Checked:
     weights_bytes = weights.check_file(config, directory.weights)
     if not config.lengths:
         raise ConfigError("lengths", [], "bucket lengths in tokens, like [32, 128]")
@@ -71,8 +74,8 @@ def load(config: ModelConfig) -> Model:
     from engine.models.bert import SentenceEncoder
     from engine.models.tokenize import Tokenize
 
-    check(config)
     directory = read_directory(config)
+    _check(config, directory)
     graphdef, params = weights.fill(
         lambda rngs: SentenceEncoder(directory.shape, directory.pooling, directory.normalize, rngs),
         rename(weights.read(directory.weights), directory.shape.layers),

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from flask import Flask
+from flask import Flask, Response, request
 from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
+from app.answer import Readiness
+from app.errors import kind_of
 from app.factory import create_app
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
+from app.operation import BINARY, HEADER_LENGTH, JSON, Operation
 from app.services import Services
 from app.settings import Settings
 from engine.config import ModelConfig
@@ -130,10 +134,47 @@ class Served:
 Serve = Callable[..., Served]
 
 
+def hold_to_its_word(app: Flask) -> list[str]:
+    """From now on, note every answer that is not what its route says of itself."""
+    broken: list[str] = []
+
+    def check(response: Response) -> Response:
+        rule = request.url_rule
+        view = app.view_functions[rule.endpoint] if rule is not None else None
+        operation: Operation | None = getattr(view, "operation", None)
+        if operation is not None and request.method != "HEAD":
+            try:
+                compare(operation, response)
+            except (AssertionError, msgspec.ValidationError) as error:
+                broken.append(f"{request.method} {request.path}: {response.status}: {error}")
+        return response
+
+    app.after_request(check)
+    return broken
+
+
+def compare(operation: Operation, response: Response) -> None:
+    """Raises for a status, a content type or a field that the operation does not have."""
+    status, kind = response.status_code, operation.answer
+    if status == 499:
+        return  # for the log: nobody is there to read it
+    if status != 200:
+        unready = status == 503 and issubclass(kind, Readiness)
+        assert status in operation.errors or unready, "a status that the route does not list"
+        kind = kind if unready else kind_of(request.path)
+    media = operation.media if status == 200 else (JSON,)
+    assert response.mimetype in media, "a content type that the route does not list"
+    if response.headers.get("Content-Encoding") or response.mimetype not in (JSON, BINARY):
+        return
+    end = int(response.headers.get(HEADER_LENGTH, len(response.data)))
+    msgspec.json.decode(response.data[:end], type=kind)
+
+
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Start an app; by default with one model, ready. Whatever it needs can be replaced."""
     started: list[Served] = []
+    broken: list[list[str]] = []
 
     def start(
         *models: ModelConfig,
@@ -164,6 +205,7 @@ def serve() -> Iterator[Serve]:
         )
         hangups = HangupWatcher()
         app = create_app(settings, engine, metrics, hangups)
+        broken.append(hold_to_its_word(app))
         pool = ThreadPoolExecutor(4, "client")
         served = Served(app, engine, puppets, observer, registry, hangups, pool, alarms)
         started.append(served)
@@ -178,6 +220,7 @@ def serve() -> Iterator[Serve]:
         served.engine.close()
         served.pool.shutdown()
         served.hangups.close()
+    assert not [said for one in broken for said in one]
 
 
 @pytest.fixture

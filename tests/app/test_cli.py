@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def test_help_is_there_on_every_level(args: list[str]) -> None:
 def test_check_prints_the_plan_of_every_model(write: Write) -> None:
     file = write(
         f"""{PUPPET}
-        hold = true
+        weight = 2.5
         [[models]]
         name = "d"
         family = "digits"
@@ -67,20 +68,26 @@ def test_check_prints_the_plan_of_every_model(write: Write) -> None:
     result = brim("check", file)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"{file} is valid: 2 models on http://127.0.0.1:8000, 256 threads" in result.output
-    plan = [line.split(maxsplit=1) for line in result.output.splitlines() if line.strip()][1:]
+    plan = [
+        re.split("  +", line.strip(), maxsplit=1)
+        for line in result.output.splitlines()
+        if line.strip()
+    ][1:]
     assert [[part.strip() for part in line] for line in plan] == [
         ["p"],
         ["model", "factory engine.testing:puppet_model"],
         ["buckets", "2: rows [1, 2]"],
         ["memory", "known once the factory has run"],
-        ["window", "2 ms, held even when idle, 2 in flight"],
+        ["held", "at most 10 ms, for clients that are about to return"],
+        ["in flight", "2 batches, weight 2.5"],
         ["queue", "1024 rows, 30000 ms"],
         ["required", "yes"],
         ["d"],
         ["model", "convolutional classifier of 8x8 digits"],
         ["buckets", "6: rows [1, 2, 4, 8, 16, 32]"],
         ["memory", DIGITS_MEMORY],
-        ["window", "0.5 ms, 2 in flight"],
+        ["held", "at most 0.5 ms, for clients that are about to return"],
+        ["in flight", "2 batches, weight 1"],
         ["queue", "1024 rows, 30000 ms"],
         ["required", "no: ready without it"],
     ]

@@ -27,6 +27,7 @@ from engine.testing import (
     rows,
 )
 from engine.ticket import Ticket
+from engine.waiting import DEFAULT_PRIORITY
 from tests.app.conftest import PATIENCE_S, Serve, Served, answer, body, error_of
 from tests.app.wire import binary
 
@@ -192,9 +193,79 @@ def test_the_priority_and_the_timeout_of_a_request_are_those_of_its_ticket(
     served.client.post(INFER, json=body(1.0, parameters=wishes))
     served.client.post(INFER, json=body(1.0))
     hasty, plain = tickets
-    assert (hasty.priority, plain.priority) == (3, 0)
+    assert (hasty.priority, plain.priority) == (3, DEFAULT_PRIORITY)
     assert hasty.deadline - hasty.enqueued_at == pytest.approx(1.5)
     assert plain.deadline - plain.enqueued_at == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("header", "parameter", "seconds"),
+    [
+        pytest.param("250", None, 0.25, id="the header alone"),
+        pytest.param("250", 1_500_000, 0.25, id="the header is shorter"),
+        pytest.param("2500", 1_500_000, 1.5, id="the parameter is shorter"),
+        pytest.param("0.5e3", None, 0.5, id="any way to write a number"),
+        pytest.param("60000", None, 30, id="the model's own is shorter"),
+    ],
+)
+def test_a_deadline_may_come_in_a_header_and_the_shorter_one_counts(
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    header: str,
+    parameter: int | None,
+    seconds: float,
+) -> None:
+    tickets: list[Ticket] = []
+    submit = served.engine.submit
+
+    def watched(*arguments: Any) -> Ticket:
+        tickets.append(submit(*arguments))
+        return tickets[-1]
+
+    monkeypatch.setattr(served.engine, "submit", watched)
+    parameters = {} if parameter is None else {"timeout": parameter}
+    asked = body(1.0, parameters=parameters)
+    answered = served.client.post(INFER, json=asked, headers={"X-Request-Timeout-Ms": header})
+    assert answered.status_code == 200
+    (ticket,) = tickets
+    assert ticket.deadline - ticket.enqueued_at == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "-1", "0", "nan", "inf", "1_000", ".", "1.2.3", "1e999", "\u0661"]
+)
+def test_a_header_that_is_no_time_is_refused_with_what_was_expected(
+    served: Served, header: str
+) -> None:
+    said = served.client.post(INFER, json=body(1.0), headers={"X-Request-Timeout-Ms": header})
+    assert said.status_code == 400
+    expected = f"X-Request-Timeout-Ms: got {header!r}, expected milliseconds, more than 0"
+    assert error_of(said) == expected
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_says_when_to_come_back(
+    serve: Serve, clock: FakeClock
+) -> None:
+    def slow(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        clock.advance(2.0)
+        return {"y": inputs["x"] * 2 + 1}
+
+    served = serve(
+        puppet_config(rows=(1,), in_flight=1), clock=clock, compiler=PuppetCompiler(slow)
+    )
+    served.hold()
+    computing = served.infer_later(1.0)
+    served.wait_on_device()
+    # 2 s until the device is free, 2 s for its own batch
+    refused = served.infer(2.0, headers={"X-Request-Timeout-Ms": "1500"})
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "3"
+    assert error_of(refused) == "an answer within 1.5 s cannot be promised: 0 rows wait"
+    counts = served.engine.stats("puppet").counts
+    assert (counts.refused, counts.shed, counts.expired) == (1, 1, 0)
+    assert served.sample("brim_refused_total", model="puppet", error="Shed") == 1
+    served.release()
+    assert computing.result(PATIENCE_S).status_code == 200
 
 
 BAD: dict[str, tuple[bytes, dict[str, str]]] = {
@@ -212,18 +283,22 @@ BAD: dict[str, tuple[bytes, dict[str, str]]] = {
 def test_a_bad_request_between_two_good_ones_of_one_window_fails_alone(
     serve: Serve, clock: FakeClock, data: bytes, headers: dict[str, str]
 ) -> None:
-    # the clock stands still, so the window ends when the bucket is full, and not before
-    served = serve(puppet_config(rows=(4,), hold=True, max_wait_s=10.0), clock=clock)
+    served = serve(puppet_config(rows=(4,), in_flight=1), clock=clock)
+    served.hold()
+    before = served.infer_later(0.0)
+    served.wait_on_device()
     first = served.infer_later(1.0, 2.0)
-    served.observer.wait_for("queued", 1)
+    served.observer.wait_for("queued", 2)
     bad = served.client.post(INFER, data=data, headers=headers)
     body_, headers_ = binary_body(3.0, 4.0)
-    second = served.client.post(INFER, data=body_, headers=headers_)
+    second = served.pool.submit(served.client.post, INFER, data=body_, headers=headers_)
+    served.observer.wait_for("queued", 3)
+    served.release()
     assert bad.status_code == 400
     assert error_of(bad)
-    assert second.get_json()["outputs"][0]["data"] == answer(3.0, 4.0)
-    assert first.result(PATIENCE_S).get_json()["outputs"][0]["data"] == answer(1.0, 2.0)
-    ((_, report),) = served.observer.wait_for("batch_done")
+    for asked, values in ((before, (0.0,)), (first, (1.0, 2.0)), (second, (3.0, 4.0))):
+        assert asked.result(PATIENCE_S).get_json()["outputs"][0]["data"] == answer(*values)
+    (_, (_, report)) = served.observer.wait_for("batch_done", 2)
     assert (report.rows, report.reason) == (4, "full")
 
 

@@ -75,7 +75,7 @@ def test_every_series_of_a_model_is_there_before_anything_happens(heard: Heard) 
     # a rate over a series that does not exist yet is not 0, and no alert fires on it
     for outcome in ("succeeded", "failed", "expired", "cancelled", "refused"):
         assert heard[f"requests_total{{outcome={outcome}}}"] == 0
-    for reason in ("full", "idle", "window", "drain"):
+    for reason in ("full", "idle", "next", "held", "drain"):
         assert heard[f"batches_total{{reason={reason}}}"] == 0
     for name in ("failed_batches", "rows", "padded_rows"):
         assert heard[f"{name}_total"] == 0
@@ -89,7 +89,7 @@ def test_a_batch_counts_its_rows_its_padding_its_reason_and_its_time(heard: Hear
     assert (heard["rows_total"], heard["padded_rows_total"]) == (4, 4)
     assert heard["batches_total{reason=full}"] == 1
     assert heard["batches_total{reason=idle}"] == 1
-    assert heard["batches_total{reason=window}"] == 0
+    assert heard["batches_total{reason=held}"] == 0
     assert heard["execution_seconds_count"] == 2
     assert heard["execution_seconds_sum"] == pytest.approx(0.04)
     assert heard["execution_seconds_bucket{le=0.01}"] == 0
@@ -99,9 +99,9 @@ def test_a_batch_counts_its_rows_its_padding_its_reason_and_its_time(heard: Hear
 
 
 def test_a_batch_that_failed_counts_as_such_and_moved_no_rows(heard: Heard) -> None:
-    heard.metrics.batch_done("puppet", batch(3, "window", failed=True))
+    heard.metrics.batch_done("puppet", batch(3, "held", failed=True))
     assert heard["failed_batches_total"] == 1
-    assert heard["batches_total{reason=window}"] == 1
+    assert heard["batches_total{reason=held}"] == 1
     assert (heard["rows_total"], heard["padded_rows_total"]) == (0, 0)
     assert heard["execution_seconds_count"] == 0
 

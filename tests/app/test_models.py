@@ -5,22 +5,36 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.services import VERSION
 from engine.config import ModelConfig
 from engine.model import Model, Prepared
-from engine.spec import LENGTH, TensorSpec
+from engine.spec import LENGTH, Array, Arrays, TensorSpec
 from engine.testing import (
     PUPPET_SPEC_IN,
+    PUPPET_SPEC_OUT,
     FakeClock,
     PuppetCompiler,
+    double_plus_one,
     puppet_config,
     puppet_model,
 )
 from tests.app.conftest import PATIENCE_S, Serve, Served, error_of
 
 INDEX = "/v2/repository/index"
+
+
+def counter() -> PuppetCompiler:
+    """A device that gives the number of each row beside what it makes of it."""
+
+    def run(inputs: Arrays) -> dict[str, Array]:
+        return double_plus_one(inputs) | {"count": np.zeros(len(inputs["x"]), np.int32)}
+
+    return PuppetCompiler(run)
+
+
 PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -29,7 +43,12 @@ def test_the_server_says_who_it_is(served: Served) -> None:
     assert said == {
         "name": "brim",
         "version": VERSION,
-        "extensions": ["binary_tensor_data", "model_configuration", "statistics"],
+        "extensions": [
+            "binary_tensor_data",
+            "model_configuration",
+            "schedule_policy",
+            "statistics",
+        ],
     }
 
 
@@ -49,19 +68,29 @@ def test_a_model_says_what_its_tensors_are_called(served: Served, version: str) 
     }
 
 
-# --- the configuration ----------------------------------------------------------------------------
-
-
 def reader(_config: ModelConfig) -> Model:
     return puppet_model(
         inputs=(TensorSpec("text", "BYTES"), TensorSpec("ids", "INT64", (LENGTH,))),
         preprocess=lambda _inputs: Prepared({}),
         device_inputs=(PUPPET_SPEC_IN,),
+        outputs=(PUPPET_SPEC_OUT, TensorSpec("count", "INT32")),
     )
 
 
+def test_what_goes_in_as_one_value_a_row_has_an_axis_for_tritons_tools(serve: Serve) -> None:
+    said = serve(model=reader, compiler=counter()).client.get("/v2/models/puppet").get_json()
+    assert [tensor["shape"] for tensor in said["inputs"]] == [[-1, 1], [-1, -1]]
+    # what comes out is described as it comes out
+    assert [tensor["shape"] for tensor in said["outputs"]] == [[-1, 2], [-1]]
+
+
+# --- the configuration ----------------------------------------------------------------------------
+
+
 def test_a_configuration_is_as_tritons_clients_read_it(serve: Serve) -> None:
-    served = serve(puppet_config(rows=(1, 4, 8), max_wait_s=0.0025), model=reader)
+    served = serve(
+        puppet_config(rows=(1, 4, 8), max_wait_s=0.0025), model=reader, compiler=counter()
+    )
     assert served.client.get("/v2/models/puppet/config").get_json() == {
         "name": "puppet",
         "platform": "jax",
@@ -72,11 +101,22 @@ def test_a_configuration_is_as_tritons_clients_read_it(serve: Serve) -> None:
             {"name": "text", "data_type": "TYPE_STRING", "dims": [1]},
             {"name": "ids", "data_type": "TYPE_INT64", "dims": [-1]},
         ],
-        "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": [2]}],
+        "output": [
+            {"name": "y", "data_type": "TYPE_FP32", "dims": [2]},
+            {"name": "count", "data_type": "TYPE_INT32", "dims": [1]},
+        ],
         "instance_group": [{"name": "puppet", "count": 1, "kind": "KIND_AUTO"}],
         "dynamic_batching": {
             "preferred_batch_size": [1, 4, 8],
             "max_queue_delay_microseconds": 2500,
+            "priority_levels": 9,
+            "default_priority_level": 5,
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": 30_000_000,
+                "allow_timeout_override": True,
+                "max_queue_size": 1024,
+            },
         },
         "model_transaction_policy": {"decoupled": False},
     }
@@ -164,8 +204,9 @@ def test_stats_tell_the_costs_and_the_counts_too(serve: Serve) -> None:
     assert served.infer(1.0).status_code == 200
     served.observer.wait_for("batch_done")
     said = served.client.get("/v2/models/puppet/stats").get_json()
-    seconds = [line.pop("seconds") for line in said["cost_table"]]
-    assert all(cost > 0 for cost in seconds)
+    for key in ("seconds", "measured_s"):
+        assert all(line.pop(key) > 0 for line in said["cost_table"])
+    assert {type(line.pop("dominated")) for line in said["cost_table"]} == {bool}
     assert said["cost_table"] == [{"rows": 1, "length": None}, {"rows": 2, "length": None}]
     counts = said["counts"]
     assert (counts["accepted"], counts["succeeded"], counts["batches"]) == (1, 1, 1)

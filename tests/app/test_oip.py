@@ -167,6 +167,13 @@ def test_fields_that_nobody_knows_are_passed_over_as_the_protocol_grows() -> Non
     assert got.inputs["x"].tolist() == [[1.0, 2.0]]
 
 
+SHARED_MEMORY = {
+    "shared_memory_region": "mine",
+    "shared_memory_byte_size": 8,
+    "shared_memory_offset": 0,
+}
+NO_SHARED_MEMORY = "shared memory is not served; tensors travel in the body"
+
 YZ = (Y, TensorSpec("z", "BF16"))
 SET, UNSET = {"binary_data": True}, {"binary_data": False}
 
@@ -187,7 +194,7 @@ SET, UNSET = {"binary_data": True}, {"binary_data": False}
             id="an output's own word counts more",
         ),
         pytest.param(
-            [{"name": "y", "parameters": {"classification": 2}}],
+            [{"name": "y", "parameters": {"tag": "a"}}],
             {"binary_data_output": False},
             "y",
             "",
@@ -607,10 +614,37 @@ def test_sixteen_bit_floats_travel_as_binary_only(datatype: str) -> None:
             )
             for value in (7, "a")
         ),
+        pytest.param(
+            {"outputs": [{"name": "y", "parameters": {"classification": 2}}]},
+            "outputs: y: parameters.classification: classes are not served; "
+            "ask for the tensor itself",
+            id="classes instead of the tensor",
+        ),
+        *(
+            pytest.param(
+                {"outputs": [{"name": "y", "parameters": {key: value}}]},
+                f"outputs: y: parameters.{key}: {NO_SHARED_MEMORY}",
+                id=f"an output by {key}",
+            )
+            for key, value in SHARED_MEMORY.items()
+        ),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused(more: dict[str, Any], message: str) -> None:
     assert refusal(request_of(GOOD, **more)) == message
+
+
+@pytest.mark.parametrize("key", SHARED_MEMORY)
+@pytest.mark.parametrize("data", [None, [1.0, 2.0]], ids=["there", "beside data"])
+def test_an_input_in_shared_memory_is_refused(key: str, data: list[float] | None) -> None:
+    tensor = {**GOOD, "data": data, "parameters": {key: SHARED_MEMORY[key]}}
+    assert refusal(request_of(tensor)) == f"x: parameters.{key}: {NO_SHARED_MEMORY}"
+
+
+def test_parameters_that_nobody_knows_are_left_alone() -> None:
+    strange = {"parameters": {"tag": "a"}}
+    body = request_of({**GOOD, **strange}, outputs=[{"name": "y", **strange}], **strange)
+    assert read(body, X).inputs["x"].tolist() == [[1.0, 2.0]]
 
 
 # --- refusals: raw --------------------------------------------------------------------------------

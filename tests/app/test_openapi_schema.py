@@ -32,9 +32,18 @@ NUMBER = {"type": "number"}
             {"anyOf": [TEXT, NUMBER]}, {"anyOf": [TEXT, NUMBER]}, id="several-without-null-stay"
         ),
         pytest.param(
-            {"type": "array", "prefixItems": [NUMBER], "minItems": 1},
-            {"type": "array", "items": {}, "minItems": 1},
-            id="prefix-items-are-left-out",
+            {"anyOf": [{"$ref": "#/x"}, NULL]},
+            {"allOf": [{"$ref": "#/x"}], "nullable": True},
+            id="nothing-stands-beside-a-reference",
+        ),
+        pytest.param({"type": "array"}, {"type": "array", "items": {}}, id="an-array-has-items"),
+        pytest.param(
+            {"type": "object", "required": []}, {"type": "object"}, id="an-empty-list-goes"
+        ),
+        pytest.param(
+            {"type": "string", "description": "One.\n\n    Two."},
+            {"type": "string", "description": "One.\n\nTwo."},
+            id="a-docstring-is-not-indented",
         ),
         pytest.param(
             {"type": "object", "properties": {"x": {"const": "a"}}},

@@ -28,8 +28,8 @@ THREADS_ALLOWED = "a whole number from 2 to 100000; one is kept for probes"
 PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\n'
 DIGITS = '[[models]]\nname = "d"\nfamily = "digits"\n'
 NO_MODEL_KEYS = (
-    "name, family, path, sha256, factory, options, rows, lengths, max_wait_ms, hold, "
-    "max_queue_rows, timeout_ms, slo_ms, in_flight, tolerance, compile_threads, required"
+    "name, family, path, sha256, factory, options, rows, lengths, max_wait_ms, "
+    "max_queue_rows, timeout_ms, slo_ms, weight, in_flight, tolerance, compile_threads, required"
 )
 
 
@@ -78,7 +78,7 @@ def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
         rows = [1, 8]
         lengths = [16, 32]
         max_wait_ms = 3
-        hold = true
+        weight = 2
         max_queue_rows = 7
         timeout_ms = 250.0
         slo_ms = 20
@@ -94,7 +94,7 @@ def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
         rows=(1, 8),
         lengths=(16, 32),
         max_wait_s=0.003,
-        hold=True,
+        weight=2.0,
         max_queue_rows=7,
         timeout_s=0.25,
         slo_s=0.02,
@@ -243,7 +243,9 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             id="a bucket that is no list",
         ),
         pytest.param(
-            f"{PUPPET}hold = 1\n", "models[0].hold: got 1, expected bool", id="1 is not true"
+            f"{PUPPET}required = 1\n",
+            "models[0].required: got 1, expected bool",
+            id="1 is not true",
         ),
         pytest.param(
             f"{PUPPET}options = 1\n", "models[0].options: got 1, expected object", id="no table"
@@ -402,6 +404,11 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             f"{PUPPET}max_wait_ms = -1\n",
             "models[0].max_wait_ms: got -1.0, expected 0 or more milliseconds",
             id="a negative time",
+        ),
+        pytest.param(
+            f"{PUPPET}weight = 0\n",
+            "models[0].weight: got 0.0, expected more than 0",
+            id="no weight at all",
         ),
         pytest.param(
             f"{PUPPET}timeout_ms = 0\n",

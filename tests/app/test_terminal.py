@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,9 +20,16 @@ from engine.buckets import Bucket
 from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.model import Model, Prepared
+from engine.observer import Observers
 from engine.spec import LENGTH, TensorSpec
 from engine.state import ModelState
-from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model
+from engine.testing import (
+    PUPPET_SPEC_IN,
+    PuppetCompiler,
+    RecordingObserver,
+    puppet_config,
+    puppet_model,
+)
 from tests.app.conftest import PATIENCE_S, settings_of
 
 EXAMPLE = {"x": [[1.0, -1.0]]}
@@ -139,20 +147,42 @@ def test_a_server_whose_required_model_failed_says_that_it_is_not_ready(show: Sh
     assert shown.curls == [f"curl -s {URL}/readyz"]
 
 
-def test_a_start_that_is_interrupted_says_no_hello(show: Show) -> None:
+def drawing() -> set[threading.Thread]:
+    """The threads that draw progress bars."""
+    return {thread for thread in threading.enumerate() if type(thread).__name__ == "_RefreshThread"}
+
+
+def test_a_start_that_is_interrupted_says_no_hello_and_its_bars_go() -> None:
     configs = [puppet_config(rows=(2, 4))]
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, _environ={"TERM": "xterm"})
-    terminal = Terminal(settings_of(*configs), console)
-    engine = Engine(configs, terminal, load=load, compiler=PuppetCompiler())
+    terminal, recorder = Terminal(settings_of(*configs), console), RecordingObserver()
+    compiler = PuppetCompiler()
+    compiler.gate = threading.Semaphore(0)
+    engine = Engine(
+        configs,
+        Observers([terminal, recorder]),
+        load=load,
+        compiler=compiler,
+        watch_compiles=lambda _alarm: lambda: None,
+    )
+    before = drawing()
     terminal.attach(engine)
-    engine.close()  # before `start`: the progress bar must go all the same
+    (bars,) = drawing() - before
+    engine.start()
+    recorder.wait_for("state_changed")  # it compiles
+    engine.drain()
+    compiler.gate.release(2)
+    engine.close()
+    assert recorder.named("settled")
     assert "Brim" not in screen.getvalue()
+    bars.join(PATIENCE_S)  # rich tells it to end, and does not wait
+    assert not bars.is_alive()
 
 
-def test_a_hello_without_an_engine_says_nothing() -> None:
+def test_without_an_engine_there_is_nothing_to_say() -> None:
     screen = io.StringIO()
-    Terminal(settings_of(), Console(file=screen)).say_hello()
+    Terminal(settings_of(), Console(file=screen)).settled()
     assert screen.getvalue() == ""
 
 

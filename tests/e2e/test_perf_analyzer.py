@@ -56,7 +56,26 @@ def number(report: str, name: str) -> float:
 def test_it_measures_the_digits_and_reads_our_statistics(
     tool: Callable[[str], Path], digits_server: Server, options: tuple[str, ...]
 ) -> None:
-    report = analyze(tool("perf_analyzer"), digits_server, "digits", *options)
+    check(analyze(tool("perf_analyzer"), digits_server, "digits", *options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("--string-data", "full to the brim"), id="binary-one-text"),
+        pytest.param(("--string-length", "20", "-b", "4"), id="binary-four-random-texts"),
+        pytest.param(("--string-data", "full to the brim", *JSON), id="json-one-text"),
+        pytest.param(("--string-data", "to the brim", "-b", "4", *JSON), id="json-four-texts"),
+    ],
+)
+def test_it_makes_up_texts_by_what_the_metadata_says(
+    tool: Callable[[str], Path], demo_server: Server, options: tuple[str, ...]
+) -> None:
+    check(analyze(tool("perf_analyzer"), demo_server, "minilm", *options))
+
+
+def check(report: str) -> None:
+    """It got answers, and read our statistics."""
     assert number(report, "Throughput") > 0
     assert number(report, "Inference count") >= number(report, "Execution count") > 0
     assert number(report, "Successful request count") > 0

@@ -231,6 +231,21 @@ def test_a_mistake_is_raised_with_our_words(
     assert refused.value.status() == status
 
 
+def test_what_triton_gives_beside_tensors_is_refused(triton: Any, client: Any) -> None:
+    inputs = [image(triton, PICTURES, binary=True)]
+    classes = triton.InferRequestedOutput("probabilities", class_count=2)
+    with pytest.raises(triton.InferenceServerException, match="classes are not served") as refused:
+        client.infer("digits", inputs, outputs=[classes])
+    assert refused.value.status() == "400"
+    shared = triton.InferRequestedOutput("label")
+    shared.set_shared_memory("region", 12)
+    with pytest.raises(triton.InferenceServerException, match="shared memory is not served"):
+        client.infer("digits", inputs, outputs=[shared])
+    inputs[0].set_shared_memory("region", 768)
+    with pytest.raises(triton.InferenceServerException, match="shared memory is not served"):
+        client.infer("digits", inputs)
+
+
 def test_the_statistics_add_up(triton: Any, client: Any) -> None:
     before = client.get_inference_statistics("digits")["model_stats"][0]
     for _ in range(5):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from engine import batcher as batcher_module
-from engine.batcher import Batcher, Load
-from engine.batching import BatchQueue, Policy, Stop, Wait
+from engine.batcher import Batcher, Load, SharedDevice
+from engine.batching import BatchQueue, Launch, Policy, Stop, Wait
 from engine.buckets import Bucket
 from engine.costs import CostTable
 from engine.errors import (
@@ -66,18 +66,25 @@ class WatchedQueue(BatchQueue[Ticket]):
         with self._calm:
             self._changes += 1
 
-    def offer(self, request: Ticket) -> None:
-        if self.may_launch:  # otherwise nobody is woken, as nothing could follow from it
+    def offer(self, request: Ticket, now: float) -> None:
+        if self.heeds_arrivals:  # otherwise nobody is woken, as nothing could follow from it
             self._changed()
-        super().offer(request)
+        super().offer(request, now)
 
     def discard(self, request: Ticket) -> None:
         self._changed()
         super().discard(request)
 
-    def landed(self) -> None:
+    def landed(self, launch: Launch[Ticket], now: float, *, failed: bool = False) -> float:
         self._changed()
-        super().landed()
+        return super().landed(launch, now, failed=failed)
+
+    def lost(self, launch: Launch[Ticket], now: float) -> None:
+        self._changed()
+        super().lost(launch, now)
+
+    def knocked(self) -> None:
+        self._changed()
 
     def close(self) -> None:
         self._changed()
@@ -106,20 +113,33 @@ class Rig:
         clock: FakeClock,
         function: Callable[[Arrays], dict[str, Array]],
         policy: dict[str, Any],
+        seconds: float,
     ) -> None:
         self.clock = clock
         self.model = puppet_model()
         self.observer = RecordingObserver()
-        self.costs = CostTable({Bucket(1): 1.0, Bucket(2): 1.1, Bucket(4): 1.2})
-        fields = {"max_wait_s": 60.0, "hold": False, "max_rows": 100, "depth": 2} | policy
-        self.queue = WatchedQueue(Policy(**fields), self.costs, (None,))
+        self.costs = CostTable(
+            {Bucket(1): seconds, Bucket(2): 1.1 * seconds, Bucket(4): 1.2 * seconds}
+        )
+        fields = {"max_wait_s": 60.0, "max_rows": 100, "depth": 2} | policy
+        self.shared = SharedDevice()
+        self.queue = WatchedQueue(
+            Policy(**fields), self.costs, (None,), self.shared.device, "puppet"
+        )
         self.devices = {size: PuppetExecutable(function) for size in (1, 2, 4)}
         self.settled: list[Ticket] = []
         self.deaths: list[str] = []
         self.died = threading.Event()
         runnables = {Bucket(size): puppet for size, puppet in self.devices.items()}
         self.batcher = Batcher(
-            "puppet", self.model, self.queue, runnables, self.observer, clock, self._note_death
+            "puppet",
+            self.model,
+            self.queue,
+            runnables,
+            self.observer,
+            clock,
+            self._note_death,
+            self.shared,
         )
 
     def _note_death(self, reason: str) -> None:
@@ -165,6 +185,14 @@ class Rig:
     def quiet(self) -> None:
         self.queue.quiet()
 
+    def pass_time(self, seconds: float) -> None:
+        """Move the clock, and let the batcher look at it."""
+        self.clock.advance(seconds)
+        with self.batcher._lock:
+            self.queue.knocked()
+            self.batcher._lock.notify()
+        self.quiet()
+
     def launched(self, size: int) -> list[list[float]]:
         """The first number of every row of every batch that went to one bucket."""
         return [batch["x"][:, 0].tolist() for batch in self.devices[size].launched]
@@ -185,9 +213,10 @@ def make_rig(clock: FakeClock) -> Iterator[RigMaker]:
         function: Callable[[Arrays], dict[str, Array]] = double_plus_one,
         *,
         start: bool = True,
+        seconds: float = 1.0,
         **policy: Any,
     ) -> Rig:
-        rig = Rig(clock, function, policy)
+        rig = Rig(clock, function, policy, seconds)
         rigs.append(rig)
         if start:
             rig.batcher.start()
@@ -201,7 +230,7 @@ def make_rig(clock: FakeClock) -> Iterator[RigMaker]:
 
 @pytest.fixture
 def rig(make_rig: RigMaker) -> Rig:
-    """Two batches on their way at most; a window that never ends by itself."""
+    """Two batches on their way at most; each takes a second or so, as far as the policy knows."""
     return make_rig()
 
 
@@ -244,41 +273,52 @@ def test_those_who_come_while_the_device_is_busy_share_the_next_batch(make_rig: 
 def test_the_next_batch_is_launched_while_one_computes_but_not_one_more(
     make_rig: RigMaker,
 ) -> None:
-    rig = make_rig(depth=2, max_wait_s=0.0)
+    rig = make_rig(depth=2)
     rig.occupy(0)
-    for value in (1, 2):
-        rig.submit(value)
-        rig.quiet()
+    rig.submit(1)
+    rig.pass_time(1.0)
+    rig.submit(2)
+    rig.pass_time(1.0)
     assert rig.launched(1) == [[0], [1]]
     assert rig.batcher.load() == Load(
-        queued_rows=1, queued_requests=1, in_flight=2, oldest_batch_s=0
+        queued_rows=1, queued_requests=1, in_flight=2, oldest_batch_s=2.0
     )
     rig.devices[1].proceed.release()
     assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
-    rig.quiet()
+    rig.pass_time(1.0)
     assert rig.launched(1) == [[0], [1], [2]]
 
 
-def test_the_window_ends_on_the_clock(make_rig: RigMaker) -> None:
-    rig = make_rig(max_wait_s=5.0)
+def test_the_next_batch_is_formed_when_the_device_should_be_free_and_not_before(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(lead_s=0.25)
     rig.occupy(0)
     waits = rig.submit(1)
-    rig.quiet()
-    assert rig.launched(1) == [[0]]
-    rig.clock.advance(5.0)
-    rig.submit(2)
-    rig.quiet()
-    assert [row[:2] for row in rig.launched(2)] == [[1, 2]]
+    rig.pass_time(0.5)
+    too = rig.submit(2)
+    assert (rig.launched(1), rig.launched(2)) == ([[0]], [])
+    rig.pass_time(0.25)
+    assert rig.launched(2) == [[1, 2]]
     rig.free()
     assert_answers(waits, 1)
+    assert_answers(too, 2)
+    assert [report.reason for report in rig.reports(2)] == ["idle", "next"]
 
 
-def test_a_thread_wakes_by_itself_when_the_window_ends(make_rig: RigMaker) -> None:
+def test_the_thread_wakes_by_itself_when_the_device_should_be_free(make_rig: RigMaker) -> None:
     """On a clock that moves with every look, nobody has to knock."""
-    rig = make_rig(start=False, hold=True, max_wait_s=0.001)
+    rig = make_rig(start=False, seconds=0.001)
     rig.batcher._clock = lambda: rig.clock.advance(0.0005) or rig.clock()
     rig.batcher.start()
-    assert_answers(rig.submit(1), 1)
+    rig.hold()
+    waits = rig.submit(0)
+    assert rig.devices[1].started.acquire(timeout=PATIENCE_S)
+    too = rig.submit(1)
+    assert rig.devices[1].started.acquire(timeout=PATIENCE_S)
+    rig.free()
+    assert_answers(waits, 0)
+    assert_answers(too, 1)
 
 
 def test_a_large_request_is_cut_and_put_together_again(rig: Rig) -> None:
@@ -376,12 +416,11 @@ def test_a_split_request_computes_from_its_first_launch_to_its_last_end(
 
 
 def test_a_batch_behind_another_is_timed_from_the_end_of_that_one(make_rig: RigMaker) -> None:
-    rig = make_rig(max_wait_s=0.0)
+    rig = make_rig()
     rig.occupy(1)
     rig.submit(2)
-    rig.quiet()
+    rig.pass_time(1.0)
     assert rig.launched(1) == [[1], [2]]
-    rig.clock.advance(1.0)
     rig.devices[1].proceed.release()
     rig.reports(1)
     rig.clock.advance(0.25)
@@ -462,7 +501,7 @@ def test_the_device_s_message_reaches_the_client_and_the_log(
 
 
 def test_the_rest_of_a_request_whose_first_part_failed_never_runs(make_rig: RigMaker) -> None:
-    rig = make_rig(hold=True)
+    rig = make_rig()
     rig.devices[4].fail_result = RuntimeError("boom")
     ticket = rig.submit(1, 2, 3, 4, 5)
     assert isinstance(error_of(ticket), ExecutionFailed)
@@ -513,7 +552,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(make_rig: RigMaker) -> 
     waits = rig.submit(1, 2, 3, 4)
     with pytest.raises(QueueFull, match="2 rows do not fit: 4 wait already") as caught:
         rig.submit(5, 6)
-    assert caught.value.retry_after_s == 1.2
+    assert caught.value.retry_after_s == 1.0 + 1.2
     fits = rig.submit(5)
     rig.free()
     assert_answers(waits, 1, 2, 3, 4)
@@ -527,6 +566,58 @@ def test_a_refused_ticket_has_no_outcome_and_is_not_queued(make_rig: RigMaker) -
         rig.batcher.submit(ticket)
     assert not ticket.done
     assert rig.batcher.load().queued_rows == 0
+
+
+# --- several models, one device -----------------------------------------------------------------
+
+
+def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None:
+    shared, device, observer = SharedDevice(), PuppetExecutable(), RecordingObserver()
+    device.hold()
+    batchers = []
+    for name, weight in (("light", 1.0), ("heavy", 3.0)):
+        costs = CostTable({Bucket(1): 1.0})
+        with shared.lock:
+            waiting: BatchQueue[Ticket] = BatchQueue(
+                Policy(0.0, 100, 1), costs, (None,), shared.device, name, weight
+            )
+        batchers.append(
+            Batcher(
+                name,
+                puppet_model(),
+                waiting,
+                {Bucket(1): device},
+                observer,
+                clock,
+                lambda _reason: None,
+                shared,
+            )
+        )
+        batchers[-1].start()
+    for value, batcher in enumerate(batchers):
+        for _ in range(30):
+            ticket = Ticket(
+                Prepared(rows(value)),
+                Extent(1, None),
+                lane=None,
+                enqueued_at=clock(),
+                deadline=clock() + 1000.0,
+                clock=clock,
+                settled=lambda _ticket, _error: None,
+            )
+            batcher.submit(ticket)
+    for turn in range(1, 34):
+        assert device.started.acquire(timeout=PATIENCE_S)
+        clock.advance(1.0)
+        device.proceed.release()
+        observer.wait_for("batch_done", turn)
+    turns = [batch["x"][0, 0] for batch in device.launched[1:33]]
+    assert abs(turns.count(1) - 24) <= 1
+    assert turns.count(0) + turns.count(1) == 32
+    device.held = False
+    device.proceed.release(1000)
+    for batcher in batchers:
+        batcher.close(PATIENCE_S)
 
 
 # --- those who leave ----------------------------------------------------------------------------
@@ -569,7 +660,7 @@ def test_whoever_is_past_the_deadline_is_told_so_while_the_device_is_busy(
     leaving.cancel()  # knocks: the thread looks at the clock
     error = error_of(late)
     assert isinstance(error, DeadlineExceeded)
-    assert str(error) == "no answer within 2 s"
+    assert str(error) == "no answer is possible within 2 s"
     rig.quiet()
     rig.free()
     assert_answers(patient, 2)
@@ -600,6 +691,9 @@ def batcher_dies(rig: Rig) -> None:
     """On its way to the device."""
     rig.devices[4].fail_launch = Death("at the launch")
     rig.submit(7, 8, 9, 10)
+    rig.clock.advance(10.0)
+    with rig.batcher._lock:
+        rig.batcher._lock.notify()
 
 
 def policy_dies(rig: Rig) -> None:
@@ -719,7 +813,7 @@ def test_close_answers_whoever_is_left_when_the_time_is_up(make_rig: RigMaker) -
 
 
 def test_close_joins(rig: Rig) -> None:
-    assert len(threads_of(rig)) == 2
+    assert len(threads_of(rig)) == 3
     rig.submit(1).result()
     rig.batcher.close(PATIENCE_S)
     assert threads_of(rig) == []
@@ -748,7 +842,11 @@ def test_start_after_close_ends_at_once(make_rig: RigMaker) -> None:
 
 
 def test_the_threads_are_named_after_their_model(rig: Rig) -> None:
-    assert [t.name for t in threads_of(rig)] == ["brim-batcher-puppet", "brim-completer-puppet"]
+    assert [t.name for t in threads_of(rig)] == [
+        "brim-batcher-puppet",
+        "brim-completer-puppet",
+        "brim-corrector-puppet",
+    ]
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.batcher import Batcher
+from engine.batcher import Batcher, SharedDevice
 from engine.buckets import Bucket
 from engine.config import ModelConfig
 from engine.costs import Cost
@@ -62,7 +62,12 @@ class Life:
         self.compiler = PuppetCompiler()
         self.loaded: Model | BaseException = model
         self.served = ServedModel(
-            puppet_config(**config), self._load, self.compiler, self.observer, clock
+            puppet_config(**config),
+            self._load,
+            self.compiler,
+            self.observer,
+            clock,
+            SharedDevice(),
         )
 
     def _load(self, _config: ModelConfig) -> Model:
@@ -545,6 +550,7 @@ def test_every_accepted_request_is_counted_with_its_one_outcome(live: LifeMaker)
     assert life.counts == Counts(
         accepted=5,
         refused=1,
+        shed=0,
         succeeded=2,
         failed=1,
         expired=1,
@@ -616,7 +622,9 @@ def test_the_stats_know_the_costs_and_the_memory_once_they_are_known(live: LifeM
     assert not stats.serving
     life.bring_up()
     stats = life.served.stats()
-    assert stats.cost_table == tuple(Cost(b.rows, None, 1e-9) for b in BUCKETS)
+    assert stats.cost_table == tuple(
+        Cost(b.rows, None, 1e-9, 1e-9, dominated=b.rows < 4) for b in BUCKETS
+    )
     assert isinstance(stats.memory, MemoryUse)
     assert [bucket[:2] for bucket in stats.memory.buckets] == [(1, None), (2, None), (4, None)]
     assert (stats.name, stats.required, stats.serving) == ("puppet", False, True)

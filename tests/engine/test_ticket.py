@@ -17,6 +17,7 @@ from engine.model import Prepared
 from engine.spec import Extent
 from engine.testing import FakeClock
 from engine.ticket import Ticket
+from engine.waiting import DEFAULT_PRIORITY
 
 
 class Heard:
@@ -292,4 +293,4 @@ def test_a_ticket_has_no_moments_before_they_come_and_default_priority(heard: He
     assert ticket.enqueued_at == heard.clock.now
     moments = (ticket.gathering_at, ticket.launched_at, ticket.computed_at, ticket.finished_at)
     assert moments == (None,) * 4
-    assert ticket.priority == 0
+    assert ticket.priority == DEFAULT_PRIORITY

@@ -1,0 +1,1 @@
+"""`brim bench`: an honest load generator. `process.run(plan)` is the way in."""
