@@ -27,7 +27,7 @@ TURNAROUND_S: Final = 0.001
 CLIENTS: Final = 2
 """Clients of a closed loop at load 1, in rows of the best bucket."""
 
-BURSTS: Final = 0.2
+BURSTS: Final = 0.1
 """The mean length of a burst, as a part of the deadline."""
 
 OTHERS: Final = tuple(policy for policy in POLICIES if policy != BRIM)

@@ -122,7 +122,18 @@ def test_a_closed_loop_of_one_client_has_nobody_to_wait_for(tmp_path: Path, cost
     (ours,) = figures(tmp_path, *args)["policies"]
     assert (ours["p50_ms"], ours["p99_ms"]) == (pytest.approx(10), pytest.approx(10))
     assert ours["goodput_per_s"] == pytest.approx(50, rel=0.03)
+    assert ours["answered"] == pytest.approx(450, rel=0.03)  # the first tenth is not counted
     assert ours["replicas"] is None
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_first_tenth_of_a_made_up_trace_is_not_counted(
+    tmp_path: Path, costs: Path, recorded: bool
+) -> None:
+    lines = [str(0.1 * number) for number in range(200)]
+    args = ["--trace", trace(tmp_path, "at", *lines)] if recorded else ["--trace", "constant"]
+    (ours,) = figures(tmp_path, "--costs", costs, "--requests", 100, *args)["policies"]
+    assert ours["answered"] == (100 if recorded else 90)
 
 
 def test_replicas_are_what_the_objective_needs(tmp_path: Path, costs: Path) -> None:

@@ -102,6 +102,11 @@ def test_the_lengths_are_those_of_the_trace_and_the_longest(
     assert len(grid.buckets) <= most
 
 
+def test_a_length_counts_by_its_rows_and_not_by_its_requests() -> None:
+    trace = [Arrival(0.0, 30, 8), Arrival(50.0, 1, 16), Arrival(100.0, 1, 16)]
+    assert best(LENGTHS, trace, 2).lengths == (8, 64)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(1, 100)), min_size=1, max_size=7),
     st.integers(1, 7),
