@@ -337,8 +337,8 @@ class BatchQueue(Generic[R]):
     # --- what is too late ------------------------------------------------------------------------
 
     def _expires_at(self, request: R) -> float:
-        """From here on not even the cheapest bucket would answer in time."""
-        return request.deadline - self._costs.least(request.lane)
+        """From here on not even one row would be answered in time."""
+        return request.deadline - self._costs.hope(request.lane, 1)
 
     def _expire(self, now: float) -> tuple[R, ...]:
         """Take out whoever is past all hope.
@@ -351,7 +351,7 @@ class BatchQueue(Generic[R]):
         at = {request: self._expires_at(request) for request in self._waiting}
         expired = tuple(request for request, expires_at in at.items() if expires_at <= now)
         for request in expired:
-            self._promises.answered(request, now + self._costs.least(request.lane))
+            self._promises.answered(request, now + self._costs.hope(request.lane, 1))
             self.discard(request)
         self._earliest = min(
             (expires_at for expires_at in at.values() if expires_at > now), default=float("inf")

@@ -7,7 +7,7 @@ Seconds are those of the whole batch on the device, host copies included, queuei
 
 While serving, every batch adds one sample: how much slower it was than at warm-up. A bucket's
 correction is the *median* of its own samples among the last `MEMORY` batches, or that of all of
-them where it has fewer than `ENOUGH`. So half of what is remembered must be wrong before the table
+them where it has fewer than `ENOUGH`, or none. So half of what is remembered must be wrong before the table
 is: a process that was paused, or one page fault, moves nothing; a machine that has become slower is
 followed within some dozen batches, for the buckets that do not run as well; and what a bucket was
 like long ago is forgotten.
@@ -98,6 +98,10 @@ class CostTable:
             length: Split([(b, seconds[b]) for b in buckets])
             for length, buckets in self._lanes.items()
         }
+        self._hopes = {
+            length: Split([(b, min(seconds[b], self._measured[b])) for b in buckets])
+            for length, buckets in self._lanes.items()
+        }
         self._seconds = MappingProxyType(dict(seconds))
 
     def _stale(self) -> bool:
@@ -138,9 +142,12 @@ class CostTable:
         """The buckets of a length that are ever worth running, by rows."""
         return self._splits[length].useful
 
-    def least(self, length: int | None) -> float:
-        """What the cheapest execution of a length costs: nobody is answered in less."""
-        return self._splits[length].least
+    def hope(self, length: int | None, rows: int) -> float:
+        """As `work`, if the device is as quick as it ever was: what takes longer is hopeless.
+
+        Who would never be let in because the device was slow would never find that it is quick again.
+        """
+        return self._hopes[length].work(rows)
 
     def work(self, length: int | None, rows: int) -> float:
         """The least device-seconds that `rows` rows of one length take, in the best buckets."""
@@ -169,7 +176,9 @@ class CostTable:
 
 def _slowness(bucket: Bucket, samples: Sequence[tuple[Bucket, float]]) -> float:
     own = [ratio for sampled, ratio in samples if sampled == bucket]
-    return median(own if len(own) >= ENOUGH else [ratio for _, ratio in samples])
+    if len(own) < ENOUGH:
+        own = [ratio for _, ratio in samples]
+    return median(own) if len(own) >= ENOUGH else 1.0
 
 
 class Split:
@@ -183,7 +192,6 @@ class Split:
     def __init__(self, costs: Sequence[tuple[Bucket, float]]) -> None:
         """`costs` by rows, increasing."""
         self.best, self._best_seconds = min(costs, key=lambda c: (c[1] / c[0].rows, -c[0].rows))
-        self.least = min(seconds for _, seconds in costs)
         self._limit = 2 * costs[-1][0].rows
         self._table = [0.0]
         self._first: list[int] = [0]

@@ -8,8 +8,8 @@ the deadline is better told so at once.
 
 Under overload everybody who is admitted is close to the deadline, so what a promise is worth is
 decided by its margin. A generous one costs little: it makes the queue shorter, and not the device
-idle. So it takes up to half of what a request may take, but nothing where nobody waits: then there
-is nothing to be wrong about, and somebody must be let in for the margin to be learned anew.
+idle. So it takes up to half of what a request may take. On a free device whoever has any hope is let
+in: what was learned in bad times, costs and margin, is only unlearned by running something.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Promises(Generic[R]):
 
     def _excess(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
         """By how much it would miss its deadline, the margin included."""
-        margin = 0.0
-        if any(ahead.values()):
-            margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
+        if not any(ahead.values()) and self._device.free_at(now) <= now:
+            return now + self._costs.hope(request.lane, request.rows) - request.deadline
+        margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
         return self._finish(ahead, request, now) + margin - request.deadline
 
     def excess(self, request: R, now: float) -> float:
