@@ -26,7 +26,7 @@ from typing import Final, Generic, Literal, get_args
 from engine.buckets import Bucket
 from engine.costs import CostTable
 from engine.device import Device, Flight
-from engine.estimates import Expectation, Returns
+from engine.estimates import Expectation, Rate, Returns
 from engine.formation import Formation
 from engine.promises import Promises
 from engine.waiting import Piece, R, R_co, WaitingRoom
@@ -40,6 +40,9 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 GUARD: Final = 8
 """Every so manyth batch goes by deadline alone, so that no priority starves the others: as every
 deadline comes, every request is first at some time."""
+
+LOAD_MEMORY: Final = 50
+"""Full batches over which the load is measured."""
 
 FORGET_RETURNS: Final = 4.0
 """Who has not come back after this many times `max_wait_s` is not coming back."""
@@ -127,6 +130,7 @@ class BatchQueue(Generic[R]):
         self._promises = Promises(name, costs, self._waiting, self._device)
         self._earliest = float("inf")
         self._returns = Returns(FORGET_RETURNS * policy.max_wait_s)
+        self._load = Rate(LOAD_MEMORY * max(costs.seconds(costs.best(lane)) for lane in lanes))
         self._gathering = Expectation()
         self._earliness = Expectation()
         self._flying_rows = 0
@@ -177,9 +181,13 @@ class BatchQueue(Generic[R]):
         """Let a request wait. The caller has asked `has_room` and `closed` under the same lock."""
         if self.closed or not self.has_room(request.rows):
             raise AssertionError(f"{self!r} cannot take {request!r}; this is a bug")
+        if not len(self._waiting) and not self.in_flight:
+            self._device.rejoin(self._name)
         self._promises.give(request, now)
         self._waiting.add(request)
         self._returns.arrived(request.rows, now)
+        best = self._costs.best(request.lane)
+        self._load.add(request.rows / best.rows * self._costs.seconds(best), now)
         self._earliest = min(self._earliest, self._expires_at(request))
 
     def discard(self, request: R) -> None:
@@ -192,6 +200,7 @@ class BatchQueue(Generic[R]):
         everybody = tuple(self._waiting)
         for request in everybody:
             self.discard(request)
+        self._device.want(self._name, False)  # nobody may be left to poll
         return everybody
 
     def close(self) -> None:
@@ -251,6 +260,7 @@ class BatchQueue(Generic[R]):
         if expired:
             return Expire(expired)
         if not len(self._waiting):
+            self._held = False
             self._device.want(self._name, False)
             return Stop() if self.closed else Wait(None)
         start_at = self._device.free_at(now)
@@ -309,8 +319,9 @@ class BatchQueue(Generic[R]):
     def _launch(self, now: float, start_at: float) -> Launch[R]:
         self._launches += 1
         by_deadline = self._launches % GUARD == 0
-        complete = self._returns.closed and not self._missing(now, start_at)[0]
-        formation = Formation(self._costs, self._waiting, start_at, complete, by_deadline)
+        complete = self.closed or (self._returns.closed and not self._missing(now, start_at)[0])
+        load = self._load.now(now)
+        formation = Formation(self._costs, self._waiting, start_at, load, complete, by_deadline)
         bucket, lanes = formation.choose()
         pieces = self._waiting.take(lanes, bucket.rows, by_deadline=by_deadline)
         flight = self._device.launch(self._name, self._costs.seconds(bucket), now)

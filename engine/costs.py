@@ -7,10 +7,10 @@ Seconds are those of the whole batch on the device, host copies included, queuei
 
 While serving, every batch adds one sample: how much slower it was than at warm-up. A bucket's
 correction is the *median* of its own samples among the last `MEMORY` batches, or that of all of
-them where it has fewer than `ENOUGH`, or none. So half of what is remembered must be wrong before the table
-is: a process that was paused, or one page fault, moves nothing; a machine that has become slower is
-followed within some dozen batches, for the buckets that do not run as well; and what a bucket was
-like long ago is forgotten.
+them where it has fewer than `ENOUGH`, or none. So half of what is remembered must be wrong before
+the table is: a process that was paused, or one page fault, moves nothing; a machine that has become
+slower is followed within some dozen batches, for the buckets that do not run as well; and what a
+bucket was like long ago is forgotten.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from types import MappingProxyType
 from typing import Final
 
 from engine.buckets import Bucket
-from engine.plan import solve
+from engine.plan import LOADS, nearest, solve
 
 MEMORY: Final = 64
 """Batches that are remembered."""
 
 ENOUGH: Final = 5
 """Samples that a median needs to be worth more than the others' median."""
+
+ROUNDING: Final = 1e-9
+"""Sums of costs that differ by less than this part are equal."""
 
 STALE: Final = 1.2
 """By so much one bucket's cost may change against another's before the plan is made anew."""
@@ -39,7 +42,7 @@ CORRECT_EVERY_S: Final = 0.25
 """How often what was observed is put into force: seconds."""
 
 PLAN_EVERY: Final = 40
-"""Corrections between two plans, at least: a plan takes 20 ms of a core."""
+"""Corrections between two plans, at least: one may take some 100 ms of a core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,9 @@ class CostTable:
         self._samples.append((bucket, seconds / self._measured[bucket]))
 
     def correct(self) -> None:
-        """Put into force what was observed. It may take some 20 ms, so hold no lock."""
+        """Put into force what was observed. It takes milliseconds, and some 100 where the plan is
+        made anew, so hold no lock.
+        """
         samples = tuple(self._samples)
         if samples:
             self._set({b: s * _slowness(b, samples) for b, s in self._measured.items()})
@@ -110,11 +115,13 @@ class CostTable:
         return max(ratios) > STALE * min(ratios)
 
     def _plan(self) -> None:
-        plans = {}
+        plans: dict[int | None, tuple[tuple[Bucket, ...], ...]] = {}
         for length in self._lanes:
             buckets = self.useful(length)
-            places = solve([b.rows for b in buckets], [self._seconds[b] for b in buckets])
-            plans[length] = tuple(buckets[place] for place in places)
+            rows, seconds = [b.rows for b in buckets], [self._seconds[b] for b in buckets]
+            plans[length] = tuple(
+                tuple(buckets[place] for place in solve(rows, seconds, load)) for load in LOADS
+            )
         self._plans = plans
         self._planned_for = self._seconds
         self._corrections = 0
@@ -125,9 +132,11 @@ class CostTable:
         """What one execution of `bucket` costs."""
         return self._seconds[bucket]
 
-    def planned(self, length: int | None, rows: int) -> Bucket:
-        """The bucket to run when `rows` rows of one length wait, and others will come."""
-        plan = self._plans[length]
+    def planned(self, length: int | None, rows: int, load: float) -> Bucket:
+        """The bucket to run when `rows` rows of one length wait, and others come at such a load:
+        device-seconds per second.
+        """
+        plan = self._plans[length][nearest(load)]
         return plan[rows] if rows < len(plan) else self._splits[length].best
 
     def split(self, length: int | None, rows: int) -> Bucket:
@@ -145,7 +154,7 @@ class CostTable:
     def hope(self, length: int | None, rows: int) -> float:
         """As `work`, if the device is as quick as it ever was: what takes longer is hopeless.
 
-        Who would never be let in because the device was slow would never find that it is quick again.
+        Who is never let in because the device was slow never finds that it is quick again.
         """
         return self._hopes[length].work(rows)
 
@@ -198,9 +207,9 @@ class Split:
         for rows in range(1, self._limit + 1):
             least, first = math.inf, 0
             for place, (bucket, seconds) in enumerate(costs):
-                total = seconds + self._table[max(0, rows - bucket.rows)]
-                if total <= least:  # of equals the larger
-                    least, first = total, place
+                cut = seconds + self._table[max(0, rows - bucket.rows)]
+                if cut <= least * (1 + ROUNDING):  # of equals the larger
+                    least, first = min(least, cut), place
             self._table.append(least)
             self._first.append(first)
         self._buckets = [bucket for bucket, _ in costs]

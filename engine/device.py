@@ -66,8 +66,9 @@ class Device:
 
     def land(self, flight: Flight, now: float) -> float:
         """It is done. Returns how long it had the device, waiting behind others not included."""
-        spent = now - max(flight.launched_at, self._landed_at)
-        self._landed_at = now
+        # never below 0: another model's thread may be heard of first
+        spent = max(0.0, now - max(flight.launched_at, self._landed_at))
+        self._landed_at = max(self._landed_at, now)
         share = self._shares.get(flight.model)
         if share is not None:
             share.time += (spent - flight.seconds) / share.weight
@@ -76,24 +77,34 @@ class Device:
 
     def forget(self, flight: Flight, now: float) -> None:
         """Its place is free; what was launched behind it follows."""
-        self.flights = [other for other in self.flights if other is not flight]
+        place = next(n for n, other in enumerate(self.flights) if other is flight)
+        del self.flights[place]
         self.turns += 1
-        at = now
-        for other in self.flights:
+        at = max(now, self.flights[place - 1].lands_at) if place else now
+        for other in self.flights[place:]:
             at = other.lands_at = at + other.seconds
 
     def _now(self) -> float:
-        """The virtual time of those who want the device, or of the one that is ahead of all."""
-        wanting = [share.time for share in self._shares.values() if share.wants]
-        return min(wanting) if wanting else max((s.time for s in self._shares.values()), default=0)
+        """The virtual time of those who use or want the device, or of the one ahead of all."""
+        flying = {flight.model for flight in self.flights}
+        times = [s.time for model, s in self._shares.items() if s.wants or model in flying]
+        return min(times) if times else max((s.time for s in self._shares.values()), default=0.0)
+
+    def rejoin(self, model: str) -> None:
+        """It has rows again, after it had none, neither waiting nor on the device."""
+        share = self._shares[model]
+        share.wants = False
+        share.time = max(share.time, self._now())
 
     def want(self, model: str, wants: bool) -> None:
-        """Has it rows that it would launch if it were its turn?"""
-        share = self._shares[model]
-        if wants and not share.wants:
-            share.time = max(share.time, self._now())
-        self.turns += share.wants and not wants
-        share.wants = wants
+        """Would it launch if it were its turn? Who does not, with rows that wait, keeps its time.
+
+        Of one who has left nothing is remembered; a thread may hear of it late.
+        """
+        share = self._shares.get(model)
+        if share is not None:
+            self.turns += share.wants and not wants
+            share.wants = wants
 
     def has_turn(self, model: str) -> bool:
         """May it launch next?"""

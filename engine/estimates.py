@@ -68,50 +68,111 @@ class Worst:
         self.value = max(self._blocks)
 
 
+class Rate:
+    """So much per second, of late: what was added fades with a time constant.
+
+    In the beginning less has been seen than will be remembered; that is made up for.
+    """
+
+    SEEN: Final = 0.1
+    """The least part of what will be remembered that is taken to have been seen."""
+
+    __slots__ = ("_at", "_began_at", "_memory_s", "_rate")
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory_s = memory_s
+        self._rate = 0.0
+        self._began_at = self._at = math.nan
+
+    def add(self, amount: float, now: float) -> None:
+        """So much more."""
+        if math.isnan(self._at):
+            self._began_at = self._at = now
+        self._rate = self._rate * self._left(now - self._at) + amount / self._memory_s
+        self._at = now
+
+    def now(self, now: float) -> float:
+        """Per second, at this moment."""
+        if math.isnan(self._at):
+            return 0.0
+        seen = max(self.SEEN, 1 - self._left(now - self._began_at))
+        return self._rate * self._left(now - self._at) / seen
+
+    def _left(self, seconds: float) -> float:
+        return math.exp(-seconds / self._memory_s)
+
+
 class Returns:
     """Do the clients that were just answered come back, and when?
 
     In a *closed loop*, where every client sends its next request when it has its answer, every
     arrival is somebody coming back: after `n` rows were answered `n` rows arrive, and then none.
-    Independent arrivals do not stop there. So what is counted is how many arrivals are *new*, which
-    is when nobody is missing; in a closed loop that share falls to nothing, and with independent
-    ones it stays above a twentieth. What is timed is how long it takes until all who were answered
-    are back.
+    Independent arrivals do not stop there: they find nobody missing as often as nobody is missing
+    (Poisson arrivals see time averages: Wolff, 1982). So two shares are compared: that of the
+    arrivals that are *new*, which is when nobody is missing, and that of the time in which nobody
+    is. In a closed loop nobody is missing while a batch runs, and nobody new comes then. What is
+    timed is how long it takes until all who were answered are back.
     """
 
     NEW: Final = 0.02
     """In a closed loop fewer arrivals than this share are new."""
 
+    QUIET: Final = 0.1
+    """In a closed loop nobody is missing for more than this share of the time. Where it is less,
+    the clients take so much longer than the device that nobody should wait for them."""
+
     FADE: Final = 1 / 256
-    """What one arrival counts in the share of new ones."""
+    """What one arrival counts in both shares."""
 
     PATIENCE: Final = 4
     """When so many more batches have been answered, nobody is waited for any longer."""
 
-    __slots__ = ("_answers", "_arrived", "_delay", "_limit_s", "_new")
+    __slots__ = (
+        "_answers",
+        "_arrived",
+        "_delay",
+        "_limit_s",
+        "_new",
+        "_quiet_s",
+        "_seen",
+        "_seen_s",
+    )
 
     def __init__(self, limit_s: float) -> None:
         """Who has not come back after `limit_s` seconds is not waited for, and counts as that."""
         self._limit_s = limit_s
         self._delay = Expectation()
         self._new = 1.0
+        self._seen = math.nan  # when something last happened
+        self._seen_s = self._quiet_s = 0.0  # seconds, and those of them in which nobody was missing
         self._arrived = 0
         # when rows were answered, and how many will have arrived when as many are back
         self._answers: deque[tuple[float, int]] = deque()
 
     def answered(self, rows: int, now: float) -> None:
         """So many rows have their answer."""
-        self._forget(now)
+        self._pass(now)
         owed = max(self._arrived, self._answers[-1][1] if self._answers else 0)
         self._answers.append((now, owed + rows))
 
     def arrived(self, rows: int, now: float) -> None:
         """So many rows have come."""
-        self._forget(now)
+        self._pass(now)
+        self._seen_s *= 1 - self.FADE
+        self._quiet_s *= 1 - self.FADE
         self._new += self.FADE * ((not self._answers) - self._new)
         self._arrived += rows
         while self._answers and self._answers[0][1] <= self._arrived:
             self._delay.add(now - self._answers.popleft()[0])
+
+    def _pass(self, now: float) -> None:
+        """Time has passed since something happened."""
+        passed = 0.0 if math.isnan(self._seen) else now - self._seen
+        self._seen = now
+        self._seen_s += passed
+        if not self._answers:
+            self._quiet_s += passed
+        self._forget(now)
 
     def _forget(self, now: float) -> None:
         answers = self._answers
@@ -123,7 +184,7 @@ class Returns:
     @property
     def closed(self) -> bool:
         """Is everybody who arrives somebody who has come back?"""
-        return self._new < self.NEW
+        return self._new < self.NEW and self._quiet_s > self.QUIET * self._seen_s
 
     @property
     def delay_s(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic
+from typing import Final, Generic
 
 from engine.buckets import Bucket
 from engine.costs import CostTable
@@ -16,19 +16,24 @@ from engine.waiting import R, WaitingRoom
 
 Lanes = tuple[int | None, ...]
 
+ROUNDING_S: Final = 1e-6
+"""By so much a batch may end after a deadline: sums of times are not exact."""
+
 
 @dataclass(frozen=True, slots=True)
 class Formation(Generic[R]):
     """How the next batch is formed of those who wait.
 
     start_at     when the device is free
-    complete     nobody else is going to come: a closed loop whose clients all wait
+    load         device-seconds per second that are asked for
+    complete     nobody else is going to come: a closed loop whose clients all wait, or the end
     by_deadline  whoever has the earliest deadline is first, whatever the priorities
     """
 
     costs: CostTable
     waiting: WaitingRoom[R]
     start_at: float
+    load: float
     complete: bool
     by_deadline: bool
 
@@ -49,7 +54,9 @@ class Formation(Generic[R]):
         return self._in_time(bucket, lanes), lanes
 
     def _planned(self, lane: int | None, rows: int) -> Bucket:
-        return self.costs.split(lane, rows) if self.complete else self.costs.planned(lane, rows)
+        if self.complete:
+            return self.costs.split(lane, rows)
+        return self.costs.planned(lane, rows, self.load)
 
     def _choices(
         self, lane: int | None, left: Mapping[int | None, int]
@@ -72,24 +79,31 @@ class Formation(Generic[R]):
         return self.costs.seconds(bucket) + rest
 
     def _in_time(self, planned: Bucket, lanes: Lanes) -> Bucket:
-        """A smaller bucket, if that one would be too late for somebody whom the smaller one still
-        answers in time, and if everybody else can afford it. If not, hurrying for one would make
-        others late, and under load everybody: then the plan stands.
+        """Of the other buckets the one that takes least of the device, if the plan would make
+        somebody late and that one nobody. If there is none, hurrying for one would make others
+        late, and under load everybody: then the plan stands.
         """
-        finish = self.start_at + self.costs.seconds(planned)
-        if not self._late(lanes, planned.rows, finish):
+        if self._nobody_late(planned, lanes):
             return planned
-        for bucket in reversed(self.costs.useful(planned.length)):
-            if bucket.rows < planned.rows:
-                first = self.start_at + self.costs.seconds(bucket)
-                then = first + self.costs.seconds(planned)
-                everybody = sum(self.waiting.rows.values())
-                if (
-                    not self._late(lanes, bucket.rows, first)
-                    and self._late(lanes, everybody, then) <= bucket.rows
-                ):
-                    return bucket
-        return planned
+        length, left = planned.length, sum(self.waiting.rows[lane] for lane in lanes)
+        others = sorted(
+            self.costs.useful(length),
+            key=lambda b: (
+                self.costs.seconds(b) + self.costs.work(length, max(0, left - b.rows)),
+                -b.rows,
+            ),
+        )
+        in_time = (bucket for bucket in others if self._nobody_late(bucket, lanes))
+        return next(in_time, planned)
 
-    def _late(self, lanes: Lanes, rows: int, finish: float) -> int:
-        return self.waiting.late(lanes, rows, finish, by_deadline=self.by_deadline)
+    def _nobody_late(self, bucket: Bucket, lanes: Lanes) -> bool:
+        return self.waiting.in_time(lanes, self._batches(bucket), by_deadline=self.by_deadline)
+
+    def _batches(self, bucket: Bucket) -> Iterator[tuple[int, float]]:
+        """`bucket`, and then the best one again and again: so it was promised."""
+        best = self.costs.best(bucket.length)
+        ends_at = self.start_at + self.costs.seconds(bucket) - ROUNDING_S
+        yield bucket.rows, ends_at
+        while True:
+            ends_at += self.costs.seconds(best)
+            yield best.rows, ends_at

@@ -10,9 +10,10 @@ transformation to discrete time). What it weighs, a rule of thumb cannot: paddin
 everybody now, a smaller bucket that is full costs less, and who is left behind has company next
 time.
 
-The rule depends on the cost of the buckets relative to each other, and hardly on how busy the
-device is: between 0.3 and 0.9 of its capacity the thresholds move by a row or two. So it is solved
-for `LOAD`, and again only when the relative costs have changed.
+The rule depends on the cost of the buckets relative to each other, and little on how busy the
+device is: between 0.3 and 0.9 of its capacity the thresholds move by a row or two, and a device
+that is hardly ever asked should not leave anybody behind for company. So it is solved for three
+`LOADS`, and again only when the relative costs have changed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-LOAD: Final = 0.8
-"""The part of the capacity for which it is solved."""
+LOADS: Final = (0.1, 0.4, 0.8)
+"""The parts of the capacity for which it is solved."""
 
 SETTLED: Final = 100
 """Sweeps without a change in the rule after which it is taken as found."""
@@ -37,16 +38,22 @@ STATES: Final = 3
 """States, in multiples of the largest bucket. Twice that is asked for; the edge is further off."""
 
 
-def solve(rows: Sequence[int], seconds: Sequence[float]) -> list[int]:
+def nearest(load: float) -> int:
+    """The place of the one of `LOADS` that is nearest to a load."""
+    return min(range(len(LOADS)), key=lambda place: abs(LOADS[place] - load))
+
+
+def solve(rows: Sequence[int], seconds: Sequence[float], load: float) -> list[int]:
     """The place of the best bucket for 0, 1, 2, ... waiting rows, up to twice the largest bucket.
 
-    `rows` and `seconds` of the buckets, by rows, increasing. What arrives while a bucket runs is
-    Poisson; it is represented by its mean plus and minus its standard deviation, half each, which
-    gives the same rule as the whole distribution within a row.
+    `rows` and `seconds` of the buckets, by rows, increasing; `load` is the part of the capacity,
+    the best bucket's rows per second, at which rows arrive. What arrives while a bucket runs is
+    Poisson; it is represented by two points with its mean and its variance, which gives the same
+    rule as the whole distribution within a row.
     """
     largest, last = rows[-1], len(rows) - 1
     top = STATES * largest
-    rate = LOAD * max(n / s for n, s in zip(rows, seconds, strict=True))
+    rate = load * max(n / s for n, s in zip(rows, seconds, strict=True))
     waiting = np.arange(top + 1)
     step = 0.9 * min(*seconds, 1 / rate)
     value = np.zeros(top + 1)
@@ -79,14 +86,22 @@ class _Action:
         left = np.maximum(waiting - rows, 0)
         mean = rate * seconds
         self._next = []
-        for arrivals in (max(0.0, mean - math.sqrt(mean)), mean + math.sqrt(mean)):
+        for arrivals, chance in _two_points(mean):
             at = np.minimum(left + arrivals, waiting[-1])
             low = at.astype(np.intp)
-            self._next.append((low, np.minimum(low + 1, waiting[-1]), at - low))
+            self._next.append((chance, low, np.minimum(low + 1, waiting[-1]), at - low))
 
     def improve(self, value: NDArray[Any]) -> NDArray[Any]:
         """The value of this action, given the values of the states."""
         after = sum(
-            value[low] * (1 - part) + value[high] * part for low, high, part in self._next
-        ) / len(self._next)
+            chance * (value[low] * (1 - part) + value[high] * part)
+            for chance, low, high, part in self._next
+        )
         return self._cost + self._pace * (after - value) + value  # type: ignore[no-any-return]
+
+
+def _two_points(mean: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Numbers of arrivals and their chances, none negative, with a Poisson's mean and variance."""
+    if mean < 1:
+        return (0.0, 1 / (1 + mean)), (1 + mean, mean / (1 + mean))
+    return (mean - math.sqrt(mean), 0.5), (mean + math.sqrt(mean), 0.5)

@@ -8,8 +8,8 @@ the deadline is better told so at once.
 
 Under overload everybody who is admitted is close to the deadline, so what a promise is worth is
 decided by its margin. A generous one costs little: it makes the queue shorter, and not the device
-idle. So it takes up to half of what a request may take. On a free device whoever has any hope is let
-in: what was learned in bad times, costs and margin, is only unlearned by running something.
+idle. So it takes up to half of what a request may take. On a free device whoever has any hope is
+let in: what was learned in bad times, costs and margin, is only unlearned by running something.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class Promises(Generic[R]):
         """When a request is expected to be answered, with so many rows ahead of it."""
         rows = dict(ahead)
         rows[request.lane] += request.rows
-        if rows[request.lane] > request.rows:
-            # behind others its batch will be filled by those who come after it: it takes as long
-            # as a full one
+        free_at = self._device.free_at(now)
+        if rows[request.lane] > request.rows or free_at > now:
+            # while it waits its batch will be filled by those who come after it: it takes as long
+            # as a full one, and `formation` sees to it that it does not take longer
             full = self._costs.best(request.lane).rows
             rows[request.lane] = -(-rows[request.lane] // full) * full
         work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
-        return self._device.free_at(now) + work / self._device.share(self._name)
+        return free_at + work / self._device.share(self._name)
 
     def _excess(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
         """By how much it would miss its deadline, the margin included."""
@@ -57,7 +58,8 @@ class Promises(Generic[R]):
 
     def excess(self, request: R, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make
-        somebody miss one who would meet it otherwise. Nobody is the worse for what is not above 0.
+        somebody of its priority miss one who would meet it otherwise. What is not above 0 makes
+        nobody of its priority the worse; a lower one may be.
         """
         before = dict(self._waiting.ahead(request))
         worst = self._excess(before, request, now)
@@ -72,7 +74,9 @@ class Promises(Generic[R]):
         return worst
 
     def give(self, request: R, now: float) -> None:
-        """A request is about to wait: remember when its answer is expected."""
+        """A request is about to wait: remember when its answer is expected, without the margin:
+        what is late by that is what the margin has to be.
+        """
         self._expected[request] = self._finish(self._waiting.ahead(request), request, now)
 
     def answered(self, request: R, at: float) -> None:

@@ -121,19 +121,30 @@ class WaitingRoom(Generic[R]):
                 break
         return found
 
-    def late(
-        self, lanes: Collection[int | None], rows: int, finish: float, *, by_deadline: bool
-    ) -> int:
-        """How many of the next `rows` have a deadline before `finish`.
+    def in_time(
+        self,
+        lanes: Collection[int | None],
+        batches: Iterator[tuple[int, float]],
+        *,
+        by_deadline: bool,
+    ) -> bool:
+        """Would all rows of these lanes be in time, taken in their order by these batches?
 
-        Counted from the front to the first that has not: exact inside one priority.
+        `batches` are rows and the moment of the end of each, without an end.
         """
-        late = 0
+        room, ends_at = next(batches)
         for deadline, _, request in self._in_order(lanes, by_deadline):
-            if deadline >= finish or late >= rows:
-                break
-            late += self.left(request)
-        return min(late, rows)
+            if deadline < ends_at:
+                return False
+            room -= self.left(request)
+            while room < 0:
+                rows, ends_at = next(batches)
+                room += rows
+            if deadline < ends_at:
+                return False
+            if not room:
+                room, ends_at = next(batches)
+        return True
 
     def take(
         self, lanes: Collection[int | None], rows: int, *, by_deadline: bool
@@ -165,8 +176,10 @@ class WaitingRoom(Generic[R]):
     def ahead(self, request: R) -> Mapping[int | None, int]:
         """The rows that would be taken before those of a request that is not there yet."""
         last = (request.deadline, self._arrivals + 1)
-        if len(self._lines) <= 1 and all(
-            not line or line[-1] < last for lines in self._lines.values() for line in lines.values()
+        if all(
+            not line or level < request.priority or (level == request.priority and line[-1] < last)
+            for level, lines in self._lines.items()
+            for line in lines.values()
         ):
             return self.rows
         return {lane: self._ahead(lane, request.priority, last) for lane in self.rows}

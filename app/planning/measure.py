@@ -18,6 +18,7 @@ from engine.costs import Cost, CostTable
 from engine.engine import Engine
 from engine.errors import WarmupError
 from engine.observer import Observer
+from engine.plan import LOADS
 
 
 class _Shown(Observer):
@@ -84,20 +85,29 @@ def _plan(table: CostTable, length: int | None, largest: int) -> Table:
     title = "rows that wait" if length is None else f"rows of length {length} that wait"
     shown = Table(box=None, pad_edge=False, padding=(0, 2))
     shown.add_column(f"  {title}", justify="right", style="dim")
-    shown.add_column("bucket that runs")
-    for rows, bucket in plan(table, length, largest):
-        shown.add_row(rows, str(bucket))
+    for load in LOADS:
+        shown.add_column(f"at load {load:g}", justify="right")
+    for rows, buckets in plan(table, length, largest):
+        shown.add_row(rows, *map(str, buckets))
     return shown
 
 
-def plan(table: CostTable, length: int | None, largest: int) -> Iterator[tuple[str, Bucket]]:
-    """The plan as ranges: "1", "2-5", ..., "9 or more", and the bucket for each."""
+def plan(
+    table: CostTable, length: int | None, largest: int
+) -> Iterator[tuple[str, tuple[Bucket, ...]]]:
+    """The plan as ranges: "1", "2-5", ..., "9 or more", and the bucket for each at each of
+    `LOADS`.
+    """
+
+    def planned(rows: int) -> tuple[Bucket, ...]:
+        return tuple(table.planned(length, rows, load) for load in LOADS)
+
     # beyond twice the largest bucket it is always the best one
-    rows = range(1, 2 * largest + 2)
-    for bucket, run in groupby(rows, key=lambda number: table.planned(length, number)):
+    numbers = range(1, 2 * largest + 2)
+    for buckets, run in groupby(numbers, key=planned):
         waiting = list(run)
-        if waiting[-1] == rows[-1]:
-            yield f"{waiting[0]} or more", bucket
+        if waiting[-1] == numbers[-1]:
+            yield f"{waiting[0]} or more", buckets
         else:
             few = len(waiting) == 1
-            yield (str(waiting[0]) if few else f"{waiting[0]}-{waiting[-1]}"), bucket
+            yield (str(waiting[0]) if few else f"{waiting[0]}-{waiting[-1]}"), buckets

@@ -136,7 +136,8 @@ def _gain(before: Judged, after: Judged, goal: Goal) -> str:
         f"{name} {now / was - 1:+.1%}" if 0 < was < float("inf") else f"{name} {now * 1e3:.3g} ms"
     )
     fewer = len(before.grid.buckets) - len(after.grid.buckets)
-    return f"{gain}, {abs(fewer)} buckets {'less' if fewer >= 0 else 'more'} to compile and keep"
+    buckets = "bucket" if abs(fewer) == 1 else "buckets"
+    return f"{gain}, {abs(fewer)} {buckets} {'less' if fewer >= 0 else 'more'} to compile and keep"
 
 
 def difference(before: BucketGrid, after: BucketGrid) -> list[str]:

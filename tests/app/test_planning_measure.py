@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,6 +17,7 @@ from app.planning import measure, tables
 from engine.buckets import Bucket
 from engine.costs import CostTable
 from engine.engine import Engine
+from engine.plan import LOADS
 from engine.testing import PuppetCompiler, puppet_model
 
 Write = Callable[[str], Path]
@@ -59,9 +60,9 @@ def test_costs_and_plan_are_printed(write: Write) -> None:
         f"1 1.000 1000 {dominated}",
         f"2 1.000 2000 {dominated}",
         "4 1.000 4000 best: the most rows/s",
-        "rows that wait bucket that runs",
+        " ".join(["rows that wait", *(f"at load {load:g}" for load in LOADS)]),
     ]
-    assert printed[-1][1:] == ["or", "more", "4"]
+    assert printed[-1] == ["1", "or", "more", *["4"] * len(LOADS)]
 
 
 def test_candidates_take_the_place_of_the_configs_rows(
@@ -118,27 +119,30 @@ def test_what_does_not_fit_together_is_refused(
 
 
 class Table:
-    """A table whose plan is given."""
+    """A table whose plan is given: below a load of a half, and from there on."""
 
-    def __init__(self, *rows: int) -> None:
-        self._rows = rows
+    def __init__(self, low: Sequence[int], high: Sequence[int]) -> None:
+        self._low, self._high = low, high
 
-    def planned(self, _length: int | None, rows: int) -> Bucket:
-        return Bucket(self._rows[min(rows, len(self._rows)) - 1])
+    def planned(self, _length: int | None, rows: int, load: float) -> Bucket:
+        buckets = self._low if load < 0.5 else self._high
+        return Bucket(buckets[min(rows, len(buckets)) - 1])
 
 
 @pytest.mark.parametrize(
-    ("planned", "ranges"),
+    ("low", "high", "ranges"),
     [
-        ((1,), [("1 or more", 1)]),
-        ((1, 4), [("1", 1), ("2 or more", 4)]),
-        ((1, 1, 2, 1, 4), [("1-2", 1), ("3", 2), ("4", 1), ("5 or more", 4)]),
+        ([1], [1], [("1 or more", 1, 1)]),
+        ([1, 4], [1, 4], [("1", 1, 1), ("2 or more", 4, 4)]),
+        ([1, 1, 4], [1, 4, 4], [("1", 1, 1), ("2", 1, 4), ("3 or more", 4, 4)]),
+        ([1, 1, 2, 1, 4], [4], [("1-2", 1, 4), ("3", 2, 4), ("4", 1, 4), ("5 or more", 4, 4)]),
         # beyond twice the largest bucket it is another one: the best
-        ((4, 4, 4, 4, 4, 4, 4, 4, 2), [("1-8", 4), ("9 or more", 2)]),
+        ([4] * 8 + [2], [4] * 8 + [2], [("1-8", 4, 4), ("9 or more", 2, 2)]),
     ],
 )
 def test_the_plan_is_ranges_of_waiting_rows(
-    planned: tuple[int, ...], ranges: list[tuple[str, int]]
+    low: list[int], high: list[int], ranges: list[tuple[str, int, int]]
 ) -> None:
-    found = measure.plan(cast("CostTable", Table(*planned)), None, max(planned))
-    assert list(found) == [(text, Bucket(rows)) for text, rows in ranges]
+    found = list(measure.plan(cast("CostTable", Table(low, high)), None, max(low + high)))
+    assert [(text, buckets[0].rows, buckets[-1].rows) for text, buckets in found] == ranges
+    assert all(len(buckets) == len(LOADS) for _, buckets in found)
