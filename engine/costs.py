@@ -118,7 +118,8 @@ class CostTable:
         plans: dict[int | None, tuple[tuple[Bucket, ...], ...]] = {}
         for length in self._lanes:
             buckets = self.useful(length)
-            rows, seconds = [b.rows for b in buckets], [self._seconds[b] for b in buckets]
+            rows = tuple(bucket.rows for bucket in buckets)
+            seconds = tuple(self._seconds[bucket] for bucket in buckets)
             plans[length] = tuple(
                 tuple(buckets[place] for place in solve(rows, seconds, load)) for load in LOADS
             )

@@ -19,7 +19,7 @@ that is hardly ever asked should not leave anybody behind for company. So it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -43,13 +43,14 @@ def nearest(load: float) -> int:
     return min(range(len(LOADS)), key=lambda place: abs(LOADS[place] - load))
 
 
-def solve(rows: Sequence[int], seconds: Sequence[float], load: float) -> list[int]:
+@lru_cache(maxsize=256)
+def solve(rows: tuple[int, ...], seconds: tuple[float, ...], load: float) -> tuple[int, ...]:
     """The place of the best bucket for 0, 1, 2, ... waiting rows, up to twice the largest bucket.
 
     `rows` and `seconds` of the buckets, by rows, increasing; `load` is the part of the capacity,
     the best bucket's rows per second, at which rows arrive. What arrives while a bucket runs is
     Poisson; it is represented by two points with its mean and its variance, which gives the same
-    rule as the whole distribution within a row.
+    rule as the whole distribution within a row. Whoever simulates asks for one table many times.
     """
     largest, last = rows[-1], len(rows) - 1
     top = STATES * largest
@@ -71,7 +72,7 @@ def solve(rows: Sequence[int], seconds: Sequence[float], load: float) -> list[in
         rule = found
         if since == SETTLED:
             break
-    return [int(place) for place in rule]
+    return tuple(int(place) for place in rule)
 
 
 class _Action:

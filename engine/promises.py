@@ -36,8 +36,11 @@ class Promises(Generic[R]):
         self._expected: dict[R, float] = {}
         self._lateness = Worst()
 
+    def finish(self, request: R, now: float) -> float:
+        """When a request that is not there yet is expected to be answered."""
+        return self._finish(self._waiting.ahead(request), request, now)
+
     def _finish(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
-        """When a request is expected to be answered, with so many rows ahead of it."""
         rows = dict(ahead)
         rows[request.lane] += request.rows
         free_at = self._device.free_at(now)
@@ -77,7 +80,7 @@ class Promises(Generic[R]):
         """A request is about to wait: remember when its answer is expected, without the margin:
         what is late by that is what the margin has to be.
         """
-        self._expected[request] = self._finish(self._waiting.ahead(request), request, now)
+        self._expected[request] = self.finish(request, now)
 
     def answered(self, request: R, at: float) -> None:
         """It has its answer, or would have had it at this moment if that had not been too late: to

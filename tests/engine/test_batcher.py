@@ -655,12 +655,12 @@ def test_whoever_is_past_the_deadline_is_told_so_while_the_device_is_busy(
 ) -> None:
     rig = make_rig(depth=1)
     rig.occupy(0)
-    late, patient, leaving = rig.submit(1, timeout_s=2.0), rig.submit(2), rig.submit(3)
-    rig.clock.advance(2.0)
+    late, patient, leaving = rig.submit(1, timeout_s=2.25), rig.submit(2), rig.submit(3)
+    rig.clock.advance(2.25)
     leaving.cancel()  # knocks: the thread looks at the clock
     error = error_of(late)
     assert isinstance(error, DeadlineExceeded)
-    assert str(error) == "no answer is possible within 2 s"
+    assert str(error) == "no answer is possible within 2.25 s"
     rig.quiet()
     rig.free()
     assert_answers(patient, 2)
@@ -670,8 +670,8 @@ def test_whoever_is_past_the_deadline_is_told_so_while_the_device_is_busy(
 def test_a_waiting_client_gives_up_at_its_deadline_without_any_help(make_rig: RigMaker) -> None:
     rig = make_rig(depth=1)
     rig.occupy(0)
-    late = rig.submit(1, timeout_s=2.0)
-    rig.clock.advance(2.0)
+    late = rig.submit(1, timeout_s=2.25)
+    rig.clock.advance(2.25)
     with pytest.raises(DeadlineExceeded):
         late.result()
     assert rig.batcher.load().queued_rows == 0

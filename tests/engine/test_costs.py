@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine import costs as costs_module
 from engine.buckets import Bucket
-from engine.costs import ENOUGH, MEMORY, REFRESH, STALE, Cost, CostTable, Split
+from engine.costs import ENOUGH, MEMORY, PLAN_EVERY, STALE, Cost, CostTable, Split
+from engine.plan import LOADS, solve
 
 
 def table(**seconds: float) -> CostTable:
@@ -145,7 +147,7 @@ def test_a_dominated_bucket_is_said_to_be_and_never_chosen(
     assert [bucket.rows for bucket in costs_.useful(None)] == useful
     assert [line.rows for line in costs_.lines() if not line.dominated] == useful
     for rows in range(1, 40):
-        assert costs_.planned(None, rows).rows in useful
+        assert {costs_.planned(None, rows, load).rows for load in LOADS} <= set(useful)
         assert costs_.split(None, rows).rows in useful
 
 
@@ -153,7 +155,7 @@ def test_a_dominated_bucket_is_said_to_be_and_never_chosen(
 @given(seconds=tables)
 def test_no_dominated_bucket_is_ever_planned(seconds: dict[int, float]) -> None:
     costs = CostTable({Bucket(rows): s for rows, s in seconds.items()})
-    planned = {costs.planned(None, rows) for rows in range(1, 4 * max(seconds))}
+    planned = {costs.planned(None, n, load) for n in range(1, 4 * max(seconds)) for load in LOADS}
     assert planned <= set(costs.useful(None))
 
 
@@ -180,16 +182,17 @@ def test_every_length_has_prices_of_its_own() -> None:
     assert costs.best(16) == Bucket(8, 16)
     assert costs.best(64) == Bucket(1, 64)
     assert costs.seconds(Bucket(8, 64)) == 13.0
-    assert (costs.least(16), costs.least(64)) == (1.0, 1.5)
+    assert (costs.hope(16, 1), costs.hope(64, 1)) == (1.0, 1.5)
     assert (costs.work(16, 8), costs.work(64, 8)) == (2.0, 12.0)
-    assert (costs.planned(16, 8), costs.planned(64, 8)) == (Bucket(8, 16), Bucket(1, 64))
+    assert (costs.planned(16, 8, 0.8), costs.planned(64, 8, 0.8)) == (Bucket(8, 16), Bucket(1, 64))
     assert costs.dearest == 13.0
 
 
 def test_the_lines_go_by_length_and_then_rows_and_keep_what_was_measured() -> None:
     costs = CostTable({Bucket(8, 16): 3.0, Bucket(1, 16): 2.0, Bucket(1, 64): 4.0})
-    for _ in range(REFRESH):
+    for _ in range(ENOUGH):
         costs.observe(Bucket(8, 16), 6.0)
+    costs.correct()
     assert costs.lines() == (
         Cost(1, 16, 4.0, 2.0, dominated=False),
         Cost(8, 16, 6.0, 3.0, dominated=False),
@@ -233,6 +236,8 @@ def see(costs: CostTable, rows: int, seconds: float, times: int) -> None:
 
 
 def in_force(costs: CostTable) -> tuple[float, float]:
+    """What is so once it is corrected."""
+    costs.correct()
     return costs.seconds(Bucket(1)), costs.seconds(Bucket(8))
 
 
@@ -240,7 +245,13 @@ def test_one_process_that_was_paused_changes_nothing(costs: CostTable) -> None:
     for number in range(2 * MEMORY):
         costs.observe(Bucket(1), 1000.0 if number == MEMORY // 2 else 1.0)
         assert in_force(costs) == (1.0, 2.0)
-    assert not costs.stale
+
+
+def test_a_process_that_was_paused_in_its_first_batch_changes_nothing(costs: CostTable) -> None:
+    see(costs, 1, 1000.0, 1)
+    assert in_force(costs) == (1.0, 2.0)
+    see(costs, 1, 1.0, ENOUGH - 1)
+    assert in_force(costs) == (1.0, 2.0)
 
 
 def test_not_even_a_third_of_all_batches_paused_changes_anything(costs: CostTable) -> None:
@@ -262,29 +273,39 @@ def test_a_bucket_that_became_slower_is_followed_and_the_other_is_not(costs: Cos
 def test_a_machine_that_became_slower_is_so_for_buckets_that_do_not_run(costs: CostTable) -> None:
     see(costs, 1, 1.5, MEMORY)
     assert in_force(costs) == (1.5, 3.0)
-    assert (costs.least(None), costs.dearest) == (1.5, 3.0)
+    assert costs.dearest == 3.0
+
+
+def test_there_is_hope_that_the_device_is_as_quick_as_it_ever_was(costs: CostTable) -> None:
+    see(costs, 1, 5.0, MEMORY)
+    assert in_force(costs) == (5.0, 10.0)
+    assert (costs.hope(None, 1), costs.hope(None, 8)) == (1.0, 2.0)
+    see(costs, 1, 0.5, MEMORY)
+    assert in_force(costs) == (0.5, 1.0)
+    assert (costs.hope(None, 1), costs.hope(None, 8)) == (0.5, 1.0)
 
 
 def test_a_slower_machine_is_noticed_within_some_dozen_batches(costs: CostTable) -> None:
     see(costs, 1, 1.0, MEMORY)
-    see(costs, 1, 2.0, MEMORY // 2 + REFRESH)
+    see(costs, 1, 2.0, MEMORY // 2 + 1)
     assert in_force(costs) == (2.0, 4.0)
 
 
 def test_a_few_samples_of_its_own_are_worth_less_than_all_the_others(costs: CostTable) -> None:
-    see(costs, 8, 2.0, 3 * REFRESH - ENOUGH + 1)
+    see(costs, 8, 2.0, 20)
     see(costs, 1, 9.0, ENOUGH - 1)
     assert in_force(costs) == (1.0, 2.0)
-    see(costs, 8, 2.0, REFRESH - 1)
     see(costs, 1, 9.0, 1)
     assert in_force(costs) == (9.0, 2.0)
 
 
-def test_the_table_is_corrected_after_every_few_samples_and_not_between(costs: CostTable) -> None:
-    see(costs, 1, 3.0, REFRESH - 1)
-    assert in_force(costs) == (1.0, 2.0)
-    see(costs, 1, 3.0, 1)
-    assert in_force(costs) == (3.0, 6.0)
+def test_what_is_observed_is_in_force_when_it_is_corrected_and_not_before(
+    costs: CostTable,
+) -> None:
+    see(costs, 1, 3.0, ENOUGH)
+    assert costs.seconds(Bucket(1)) == 1.0
+    costs.correct()
+    assert costs.seconds(Bucket(1)) == 3.0
 
 
 def test_what_a_bucket_was_like_long_ago_is_forgotten(costs: CostTable) -> None:
@@ -294,7 +315,7 @@ def test_what_a_bucket_was_like_long_ago_is_forgotten(costs: CostTable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("small", "large", "stale"),
+    ("small", "large", "anew"),
     [
         pytest.param(1.0, 2.0, False, id="as-measured"),
         pytest.param(5.0, 10.0, False, id="everything-slower"),
@@ -303,29 +324,43 @@ def test_what_a_bucket_was_like_long_ago_is_forgotten(costs: CostTable) -> None:
         pytest.param(5.0, 2.0, True, id="the-other-one"),
     ],
 )
-def test_the_plan_is_stale_when_costs_changed_against_each_other(
-    costs: CostTable, small: float, large: float, stale: bool
+def test_the_plan_is_made_anew_when_costs_changed_against_each_other(
+    costs: CostTable, monkeypatch: pytest.MonkeyPatch, small: float, large: float, anew: bool
 ) -> None:
+    plans: list[float] = []
+
+    def planned(rows: tuple[int, ...], seconds: tuple[float, ...], load: float) -> tuple[int, ...]:
+        plans.append(load)
+        return solve(rows, seconds, load)
+
+    monkeypatch.setattr(costs_module, "solve", planned)
     for _ in range(MEMORY):
         costs.observe(Bucket(1), small)
         costs.observe(Bucket(8), large)
-    assert costs.stale == stale
+    for _ in range(PLAN_EVERY - 1):
+        costs.correct()
+    assert plans == [], "not as often as that"
+    costs.correct()
+    assert plans == (list(LOADS) if anew else [])
 
 
-def test_a_new_plan_is_made_of_the_costs_in_force() -> None:
-    costs = table(b1=1.0, b8=2.0)
-    assert costs.planned(None, 8) == Bucket(8)
+def test_a_new_plan_is_made_of_the_costs_in_force(costs: CostTable) -> None:
+    assert costs.planned(None, 8, 0.8) == Bucket(8)
     for _ in range(MEMORY):
         costs.observe(Bucket(1), 1.0)
         costs.observe(Bucket(8), 20.0)
-    assert costs.planned(None, 8) == Bucket(8), "the old plan stands until there is a new one"
-    costs.replan()
-    assert costs.planned(None, 8) == Bucket(1)
-    assert not costs.stale
-    for _ in range(MEMORY):
-        costs.observe(Bucket(8), 2.0)
-    assert costs.stale, "it is measured against the costs that it was made of"
+    costs.correct()
+    assert costs.planned(None, 8, 0.8) == Bucket(8), "the old plan stands until there is a new one"
+    for _ in range(PLAN_EVERY):
+        costs.correct()
+    assert costs.planned(None, 8, 0.8) == Bucket(1)
 
 
 def test_more_rows_than_the_plan_knows_take_the_best_bucket(costs: CostTable) -> None:
-    assert costs.planned(None, 10_000) == costs.best(None) == Bucket(8)
+    assert costs.planned(None, 10_000, 0.8) == costs.best(None) == Bucket(8)
+
+
+@pytest.mark.parametrize(("load", "bucket"), [(0.0, 8), (0.2, 8), (0.4, 8), (0.7, 1), (2.0, 1)])
+def test_who_is_hardly_asked_leaves_nobody_behind_for_company(load: float, bucket: int) -> None:
+    """Four rows in four single buckets keep the device free for others, who do not come."""
+    assert table(b1=0.5, b8=1.0, b16=1.5).planned(None, 4, load) == Bucket(bucket)

@@ -65,7 +65,7 @@ class Case:
         )
         for request in self.waiting:
             waiting.add(request)
-        formation = Formation(self.costs, waiting, 10.0, self.complete, self.by_deadline)
+        formation = Formation(self.costs, waiting, 10.0, 0.8, self.complete, self.by_deadline)
         bucket, lanes = formation.choose()
         return f"{bucket}: {' '.join(map(str, lanes))}"
 
@@ -166,7 +166,7 @@ def test_whoever_is_first_is_carried_and_the_lanes_fit_the_bucket(
     for request in waiting:
         room.add(request)
     first = room.first(by_deadline=by_deadline)
-    bucket, lanes = Formation(THREE, room, 10.0, complete, by_deadline).choose()
+    bucket, lanes = Formation(THREE, room, 10.0, 0.8, complete, by_deadline).choose()
     assert first.lane in lanes
     assert bucket in THREE.useful(lanes[-1])
     assert list(lanes) == sorted({lane for lane in lanes if lane is not None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.plan import LOAD, solve
+from engine.plan import LOADS, nearest, solve
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Exact:
             moves[waiting, -1] += 1 - moves[waiting].sum()
         return moves
 
-    def optimum(self) -> list[int]:
+    def optimum(self) -> tuple[int, ...]:
         step = 0.9 * min(*self.seconds, 1 / self.rate)
         value = np.zeros(self.top + 1)
         for _ in range(50_000):
@@ -60,13 +61,13 @@ class Exact:
             moved = best - value
             value = best - best[0]
             if np.ptp(moved) < 1e-9 * np.abs(moved).max():
-                return [int(place) for place in choices.argmin(axis=0)]
+                return tuple(int(place) for place in choices.argmin(axis=0))
         pytest.fail("the exact solver did not settle")
 
-    def waiting(self, rule: list[int]) -> float:
+    def waiting(self, rule: Sequence[int]) -> float:
         """Beyond its end a rule runs what is cheapest per row when full."""
         price = [s / n for n, s in zip(self.rows, self.seconds, strict=True)]
-        whole = rule + [price.index(min(price))] * (self.top + 1 - len(rule))
+        whole = [*rule, *[price.index(min(price))] * (self.top + 1 - len(rule))]
         lasts = np.array([1 / self.rate, *(self.seconds[place] for place in whole[1:])])
         moves = np.stack([self.matrices[place][n] for n, place in enumerate(whole)])
         moves[0] = np.eye(self.top + 1)[1]
@@ -91,20 +92,20 @@ TABLES = {
 }
 
 
+@pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("rows", "seconds"), TABLES.values(), ids=TABLES)
 def test_at_its_own_load_the_rule_is_the_exact_one_within_a_row(
-    rows: tuple[int, ...], seconds: tuple[float, ...]
+    rows: tuple[int, ...], seconds: tuple[float, ...], load: float
 ) -> None:
-    exact = Exact(rows, seconds, LOAD).optimum()
-    rule = solve(rows, seconds)
+    exact = Exact(rows, seconds, load).optimum()
+    rule = solve(rows, seconds, load)
     assert len(rule) == 2 * rows[-1] + 1
     for waiting in range(1, len(rule)):
         assert rule[waiting] in exact[max(1, waiting - 1) : waiting + 2], waiting
 
 
-# Where the loads differ a threshold moves by a row or two. At little load, where nobody waits for
-# long, that costs more of the little there is; near the capacity next to nothing.
-MOST_LOST = {0.3: 0.11, 0.6: 0.05, 0.8: 0.002, 0.9: 0.03}
+# Between the loads that it is solved for a threshold moves by a row or two.
+MOST_LOST = {0.1: 0.002, 0.3: 0.04, 0.6: 0.05, 0.8: 0.002, 0.9: 0.03}
 
 
 @pytest.mark.parametrize("load", MOST_LOST)
@@ -113,9 +114,8 @@ def test_following_the_rule_costs_hardly_more_waiting_than_the_best_there_is(
     rows: tuple[int, ...], seconds: tuple[float, ...], load: float
 ) -> None:
     exact = Exact(rows, seconds, load)
-    assert exact.waiting(solve(rows, seconds)) <= (1 + MOST_LOST[load]) * exact.waiting(
-        exact.optimum()
-    )
+    rule = solve(rows, seconds, LOADS[nearest(load)])
+    assert exact.waiting(rule) <= (1 + MOST_LOST[load]) * exact.waiting(exact.optimum())
 
 
 def test_the_rule_is_better_than_padding_up_and_than_filling_up() -> None:
@@ -123,7 +123,7 @@ def test_the_rule_is_better_than_padding_up_and_than_filling_up() -> None:
     exact = Exact(rows, seconds, 0.8)
     pad = [next((place for place, n in enumerate(rows) if n >= w), 2) for w in range(33)]
     fill = [max((place for place, n in enumerate(rows) if n <= w), default=0) for w in range(33)]
-    planned = exact.waiting(solve(rows, seconds))
+    planned = exact.waiting(solve(rows, seconds, 0.8))
     assert planned < 0.97 * exact.waiting(pad)
     assert planned < 0.97 * exact.waiting(fill)
 
@@ -142,7 +142,7 @@ def test_the_rule_is_better_than_padding_up_and_than_filling_up() -> None:
 def test_the_bucket_for_so_many_rows(
     rows: tuple[int, ...], seconds: tuple[float, ...], waiting: int, bucket: int
 ) -> None:
-    assert rows[solve(rows, seconds)[waiting]] == bucket
+    assert rows[solve(rows, seconds, 0.8)[waiting]] == bucket
 
 
 grids = st.lists(
@@ -160,7 +160,7 @@ def test_only_the_costs_relative_to_each_other_count(
 ) -> None:
     rows, seconds = zip(*grid, strict=True)
     # a power of two, so that not even rounding differs
-    assert solve(rows, [s * 2.0**power for s in seconds]) == solve(rows, seconds)
+    assert solve(rows, tuple(s * 2.0**power for s in seconds), 0.8) == solve(rows, seconds, 0.8)
 
 
 @settings(max_examples=25, deadline=None)
@@ -168,9 +168,9 @@ def test_only_the_costs_relative_to_each_other_count(
 def test_the_costs_of_buckets_that_grow_with_their_rows_give_every_state_a_bucket(
     grid: list[tuple[int, float]],
 ) -> None:
-    rows = [n for n, _ in grid]
-    seconds = [sum(s for _, s in grid[: place + 1]) for place in range(len(grid))]
-    rule = solve(rows, seconds)
+    rows = tuple(n for n, _ in grid)
+    seconds = tuple(sum(s for _, s in grid[: place + 1]) for place in range(len(grid)))
+    rule = solve(rows, seconds, 0.8)
     assert len(rule) == 2 * rows[-1] + 1
     assert set(rule) <= set(range(len(rows)))
     # whoever could be taken by a bucket that costs less is never padded further
@@ -186,5 +186,5 @@ def test_the_costs_of_buckets_that_grow_with_their_rows_give_every_state_a_bucke
 def test_with_a_fixed_part_and_one_per_row_more_rows_never_take_a_smaller_bucket(
     rows: tuple[int, ...], seconds: tuple[float, ...]
 ) -> None:
-    rule = solve(rows, seconds)[1:]
-    assert rule == sorted(rule)
+    rule = solve(rows, seconds, 0.8)[1:]
+    assert list(rule) == sorted(rule)

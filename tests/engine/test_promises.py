@@ -152,30 +152,60 @@ def kept(promises: Promises[Request], lateness: float, times: int) -> None:
     for _ in range(times):
         request = Request(1)
         promises.give(request, 10.0)
-        promises.keep(request, 11.0 + lateness)
+        promises.answered(request, promises.finish(request, 10.0) + lateness)
 
 
-def test_promises_that_are_always_late_by_as_much_are_made_later_by_that() -> None:
-    promises = House(COSTS, [], (None,)).promises
-    kept(promises, 0.5, 300)
-    assert promises.finish(Request(1), 10.0) == pytest.approx(11.5)
-    assert promises.excess(Request(1, 11.25), 10.0) == pytest.approx(0.25)
+def behind_one() -> Promises[Request]:
+    """Somebody waits, so whoever comes is answered at 13."""
+    return House(COSTS, [Request(1, 11.0)], (None,)).promises
+
+
+def test_the_margin_is_the_worst_of_the_last_thousands() -> None:
+    promises = behind_one()
+    kept(promises, 0.5, 1)
+    kept(promises, 0.0, 63 * 64 - 1)
+    assert promises.finish(Request(1), 10.0) == 13.0, "what is expected has no margin"
+    assert promises.excess(Request(1, 13.25), 10.0) == 0.25
+    kept(promises, 0.0, 65)
+    assert promises.excess(Request(1, 13.25), 10.0) == -0.25
+
+
+def test_the_margin_takes_no_more_than_half_of_what_a_request_may_take() -> None:
+    promises = behind_one()
+    kept(promises, 100.0, 1)
+    assert promises.excess(Request(1, 16.0), 10.0) == 0.0
+    assert promises.excess(Request(1, 18.0), 10.0) == -1.0
 
 
 def test_being_early_promises_nothing_earlier() -> None:
-    promises = House(COSTS, [], (None,)).promises
+    promises = behind_one()
     kept(promises, -0.5, 300)
-    assert promises.finish(Request(1), 10.0) == 11.0
+    assert promises.excess(Request(1, 13.0), 10.0) == 0.0
+
+
+def test_on_a_free_device_whoever_has_any_hope_is_let_in() -> None:
+    """Else nobody would run, and what was learned in bad times would stay."""
+    costs = CostTable({Bucket(1): 1.0})
+    for _ in range(64):
+        costs.observe(Bucket(1), 50.0)
+    costs.correct()
+    house = House(costs, [], (None,))
+    kept(house.promises, 100.0, 64)
+    assert house.promises.finish(Request(1), 10.0) == 60.0
+    assert house.promises.excess(Request(1, 11.5), 10.0) == -0.5
+    assert house.promises.excess(Request(1, 10.5), 10.0) == 0.5
+    house.device.launch("m", 50.0, 10.0)
+    assert house.promises.excess(Request(1, 11.5), 10.0) > 0, "it is not free any more"
 
 
 def test_who_was_forgotten_teaches_nothing() -> None:
-    promises = House(COSTS, [], (None,)).promises
+    promises = behind_one()
     request = Request(1)
     promises.give(request, 10.0)
     promises.forget(request)
     promises.forget(request)
-    promises.keep(request, 99.0)
-    assert promises.finish(Request(1), 10.0) == 11.0
+    promises.answered(request, 99.0)
+    assert promises.excess(Request(1, 13.0), 10.0) == 0.0
 
 
 # --- and on a device that is exact ---------------------------------------------------------------
