@@ -17,7 +17,7 @@ FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format tools chromium fuzz lock bench train-digits train-iris clean
+.PHONY: help setup serve test lint format tools chromium fuzz lock bench policies train-digits train-iris clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ lock: $(STAMP) ## write constraints.txt anew: the newest versions that pyproject
 
 bench: $(STAMP) ## measure the engine against its bare executables
 	$(BIN)/python -m benchmarks.engine
+
+policies: $(STAMP) ## simulate the policy against those of other servers: benchmarks/policies.md
+	$(BIN)/python -m benchmarks.policies
 
 train-digits: $(STAMP) ## train the digits' classifier anew
 	$(BIN)/python -m examples.digits.train

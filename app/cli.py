@@ -1,12 +1,13 @@
 """The `brim` command.
 
-May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files,
-`bench` loads a server.
+May touch: click, the terminal, the environment. `serve` hosts, `check` only reads files unless it
+measures, `bench` loads a server; the commands that plan are in `app/planning/`.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,11 +18,16 @@ from rich.table import Table
 from app import hosting
 from app import settings as settings_module
 from app.bench.command import bench
+from app.planning import measure as measuring
+from app.planning import tables
+from app.planning.options import OUT, numbers
+from app.planning.simulate import simulate
+from app.planning.tune import tune
 from app.services import VERSION
 from app.settings import Settings
 from engine import models
 from engine.config import ModelConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, WarmupError
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG")
 
@@ -33,6 +39,8 @@ def main() -> None:
 
 
 main.add_command(bench)
+main.add_command(simulate)
+main.add_command(tune)
 
 
 @main.command()
@@ -46,17 +54,67 @@ def serve(config: Path, bind: str | None, threads: int | None) -> None:
 
 @main.command()
 @CONFIG
-def check(config: Path) -> None:
-    """Validate CONFIG and print the plan: models, buckets, memory. No device is touched."""
+@click.option("--measure", is_flag=True, help="Compile and prove every bucket; print its cost.")
+@click.option("--model", metavar="NAME", help="Only this model; the default is every one.")
+@click.option(
+    "--rows", type=numbers, metavar="N,N", help="Measure these numbers of rows, not the config's."
+)
+@click.option(
+    "--lengths", type=numbers, metavar="N,N", help="Measure these lengths, not the config's."
+)
+@click.option("--out", type=OUT, help="Write the measured costs as JSON, of one model.")
+def check(
+    config: Path,
+    measure: bool,
+    model: str | None,
+    rows: tuple[int, ...] | None,
+    lengths: tuple[int, ...] | None,
+    out: Path | None,
+) -> None:
+    """Validate CONFIG and print the plan: models, buckets, memory.
+
+    No device is touched, except to --measure.
+    """
     settings = _load(config)
     console = Console(highlight=False)
-    console.print(
-        f"\n  [bold]{escape(settings.file)}[/] is valid: {len(settings.models)} models on "
-        f"{settings.url}, {settings.threads} threads\n"
-    )
-    for model in settings.models:
-        console.print(_plan(model))
+    if not measure:
+        if rows or lengths or out:
+            raise click.UsageError("--rows, --lengths and --out need --measure")
+        console.print(
+            f"\n  [bold]{escape(settings.file)}[/] is valid: {len(settings.models)} models on "
+            f"{settings.url}, {settings.threads} threads\n"
+        )
+    chosen = [each for each in settings.models if model in (None, each.name)]
+    if not chosen:
+        known = ", ".join(each.name for each in settings.models)
+        hosting.refuse(ConfigError("--model", model, f"one of {known}"))
+    if out is not None and len(chosen) > 1:
+        raise click.UsageError("--out needs --model: a file holds the costs of one")
+    try:
+        asked = [
+            replace(each, rows=rows or each.rows, lengths=lengths or each.lengths)
+            for each in chosen
+        ]
+    except ConfigError as error:
+        hosting.refuse(error)
+    for each in asked:
+        console.print(_plan(each))
         console.print()
+        if measure:
+            _measure(each, console, out)
+
+
+def _measure(config: ModelConfig, console: Console, out: Path | None) -> None:
+    try:
+        costs = measuring.measure(config, console)
+        measuring.report(console, costs)
+        if out is not None:
+            tables.write(out, config.name, costs)
+    except ConfigError as error:
+        hosting.refuse(error)
+    except WarmupError as error:
+        click.echo(f"brim: model {config.name!r} has failed: {error}", err=True)
+        raise SystemExit(1) from None
 
 
 def _load(config: Path, bind: str | None = None, threads: int | None = None) -> Settings:

@@ -59,6 +59,11 @@ class Rule:
         """There is no limit."""
         return rows > 0
 
+    @property
+    def heeds_arrivals(self) -> bool:
+        """Not while the device is busy."""
+        return not self.busy
+
     def excess(self, request: Request, now: float) -> float:
         """Nobody is refused before the deadline."""
         return now - request.deadline

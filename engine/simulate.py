@@ -44,6 +44,8 @@ class Scheduler(Protocol):
     """What decides: `BatchQueue`, or another rule."""
 
     def has_room(self, rows: int) -> bool: ...
+    @property
+    def heeds_arrivals(self) -> bool: ...
     def excess(self, request: Request, now: float) -> float: ...
     def offer(self, request: Request, now: float) -> None: ...
     def poll(self, now: float) -> Launch[Request] | Expire[Request] | Wait | Stop: ...
@@ -142,6 +144,8 @@ class Simulation:
                 upcoming = next(arrivals, None)
                 if upcoming is None:
                     self._scheduler.close()
+                elif not self._scheduler.heeds_arrivals:
+                    continue  # nor does the batcher ask again
             else:
                 self._now = min(landing, due)
                 if landing <= due:
@@ -167,6 +171,8 @@ class Simulation:
                 client = heappop(self._returning)[1]
                 length = clients.lengths[client % len(clients.lengths)]
                 self._arrive(clients.rows, length, client)
+                if not self._scheduler.heeds_arrivals:
+                    continue
             elif landing <= now:
                 self._land()
             timer = self._decide()

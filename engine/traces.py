@@ -73,18 +73,21 @@ def constant(rate: float, count: int, shape: Shape = Shape(), seed: int = 0) -> 
         yield _arrival(rng, number / rate, shape)
 
 
-def bursty(rate: float, count: int, shape: Shape = Shape(), seed: int = 0) -> Iterator[Arrival]:
+def bursty(
+    rate: float, count: int, shape: Shape = Shape(), seed: int = 0, burst_s: float = BURST_S
+) -> Iterator[Arrival]:
     """`rate` requests/s on average, all of them in bursts that take a fifth of the time.
 
-    An interrupted Poisson process: bursts and pauses have exponential lengths.
+    An interrupted Poisson process: bursts, of `burst_s` seconds on average, and pauses have
+    exponential lengths.
     """
     rng = random.Random(seed)  # noqa: S311
     inside = rate / BURST_SHARE
-    pause_s = BURST_S * (1 - BURST_SHARE) / BURST_SHARE
+    pause_s = burst_s * (1 - BURST_SHARE) / BURST_SHARE
     at, sent = 0.0, 0
     while sent < count:
         at += rng.expovariate(1 / pause_s)
-        ends = at + rng.expovariate(1 / BURST_S)
+        ends = at + rng.expovariate(1 / burst_s)
         at += rng.expovariate(inside)
         while at < ends and sent < count:
             yield _arrival(rng, at, shape)
@@ -145,7 +148,8 @@ def _records(path: Path, reader: csv.DictReader[str]) -> Iterator[Arrival]:
             )
         except (TypeError, ValueError):
             raise ConfigError(line, dict(record), "numbers", file=str(path)) from None
-        if not last <= arrival.at < math.inf or arrival.rows < 1 or (arrival.length or 1) < 1:
+        least = min(arrival.rows, 1 if arrival.length is None else arrival.length)
+        if not last <= arrival.at < math.inf or least < 1:
             problem = "times that never decrease, rows and lengths from 1 up"
             raise ConfigError(line, dict(record), problem, file=str(path))
         last = arrival.at

@@ -197,5 +197,5 @@ class WaitingRoom(Generic[R]):
         """Those of its priority that a request that is not there yet would be taken before."""
         last = (request.deadline, self._arrivals + 1)
         lines = self._lines.get(request.priority, {})
-        for _, _, other in merge(*(line[bisect_left(line, last) :] for line in lines.values())):
-            yield other
+        tails = [line[bisect_left(line, last) :] for line in lines.values()]
+        return (other for _, _, other in merge(*filter(None, tails)))

@@ -75,6 +75,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "engine.models.bert_directory": "",
         "engine.models.digits": "numpy (jax) (flax)",
+        "engine.scenario": "",
         "engine.served_model": "concurrent threading",
     },
     {
@@ -82,6 +83,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "engine.models.bert": "jax flax numpy",
         "engine.models.bert_embedding": "numpy (jax) (flax)",
         "engine.models.digit_classifier": "jax flax numpy",
+        "engine.tune": "",
     },
     # the engine ends here
     {
@@ -95,6 +97,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.codec": "",
         "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",
+        "app.planning": "",
         "app.routes": "",
         "app.settings": "msgspec os",
         "app.openapi_schema": "",
@@ -113,6 +116,9 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",
         "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
+        "app.planning.measure": "rich",
+        "app.planning.plot": "numpy (matplotlib)",
+        "app.planning.tables": "msgspec",
     },
     {
         "app.bench.command": "click rich",
@@ -127,6 +133,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.example": "",
         "app.openapi_operation": "msgspec",
         "app.openapi_tensors": "",
+        "app.planning.options": "click",
         "app.serving": "flask socket",
     },
     {
@@ -153,6 +160,8 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "app.bench.process": "multiprocessing signal",
         "app.bench.terminal": "rich",
+        "app.planning.simulate": "click rich",
+        "app.planning.tune": "click os rich",
     },
     {
         "app.bench.plot": "matplotlib numpy",
@@ -177,9 +186,11 @@ PURE: Final = (
     "plan",
     "promises",
     "rules",
+    "scenario",
     "simulate",
     "state",
     "traces",
+    "tune",
     "waiting",
 )
 """What a simulation can run: no device, no threads, no clock. Numpy only as arithmetic."""

@@ -1,0 +1,1 @@
+"""Commands that plan: measure the buckets, simulate a server, choose bucket sizes."""
