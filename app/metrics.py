@@ -29,8 +29,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
-from app.operation import Operation, documented
 from app.errors import TooManyWaiting
+from app.operation import Operation, documented
 from app.window import Window
 from engine.batching import REASONS
 from engine.buckets import Bucket

@@ -74,8 +74,11 @@ TABLE = {
     # one length
     "what-the-plan-has": Case("8: None", [Request(8)]),
     "what-the-plan-has-for-one": Case("1: None", [Request(1)]),
-    "the-plan-expects-others": Case("1: None", [Request(3)]),
-    "when-nobody-else-comes-the-cheapest-cut": Case("8: None", [Request(3)], complete=True),
+    "the-plan-expects-others": Case("1: None", [Request(1), Request(2)]),
+    "one-request-alone-is-answered-with-its-last-row": Case("8: None", [Request(3)]),
+    "when-nobody-else-comes-the-cheapest-cut": Case(
+        "8: None", [Request(1), Request(2)], complete=True
+    ),
     "more-than-all-buckets": Case("16: None", [Request(500)]),
     # sharing
     "two-that-share-the-longer-bucket": Case(
@@ -119,9 +122,11 @@ TABLE = {
         "16: None", [Request(9, deadline=11.25), Request(7, deadline=20.0)]
     ),
     "padding-up-if-whoever-would-be-left-behind-is-late": Case(
-        "8: None", [Request(3, deadline=11.25)]
+        "8: None", [Request(1, deadline=11.25), Request(2, deadline=11.25)]
     ),
-    "and-not-if-whoever-is-left-behind-can-wait": Case("1: None", [Request(3, deadline=12.0)]),
+    "and-not-if-whoever-is-left-behind-can-wait": Case(
+        "1: None", [Request(1, deadline=12.0), Request(2, deadline=12.0)]
+    ),
     "exactly-in-time": Case("16: None", [Request(1, deadline=11.5), Request(15, deadline=20.0)]),
     "under-overload-where-all-are-late-the-plan-stands": Case(
         "16: None", [Request(8, deadline=10.75), Request(40, deadline=11.25)]
