@@ -68,6 +68,17 @@ class Load:
     oldest_batch_s: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Hope:
+    """A request that may come: what is known of it before its rows are."""
+
+    rows: int
+    lane: int | None
+    enqueued_at: float
+    deadline: float
+    priority: int
+
+
 class SharedDevice:
     """One device, the lock that guards it, and the batchers that wait for it."""
 
@@ -159,6 +170,11 @@ class Batcher:
         if refusal is not None:
             raise refusal
 
+    def refusal(self, hope: Hope) -> BrimError | None:
+        """Why such a request would be refused now, or None."""
+        with self._lock:
+            return self._refusal(hope, self._clock())
+
     def load(self) -> Load:
         """What is on its way now."""
         with self._lock:
@@ -191,7 +207,7 @@ class Batcher:
 
     # --- under the lock --------------------------------------------------------------------------
 
-    def _refusal(self, ticket: Ticket, now: float) -> BrimError | None:
+    def _refusal(self, ticket: Ticket | Hope, now: float) -> BrimError | None:
         if self._dead is not None:
             return ModelFailed(f"model {self._name!r} has failed: {self._dead}")
         if self._queue.closed:

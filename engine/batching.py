@@ -29,7 +29,7 @@ from engine.device import Device, Flight
 from engine.estimates import Expectation, Rate, Returns
 from engine.formation import Formation
 from engine.promises import Promises
-from engine.waiting import Piece, R, R_co, WaitingRoom
+from engine.waiting import Piece, Queued, R, R_co, WaitingRoom
 
 Reason = Literal["full", "idle", "next", "held", "drain"]
 """Why a batch was launched as it was: the best bucket could be filled; the device had nothing to
@@ -171,7 +171,7 @@ class BatchQueue(Generic[R]):
         work = sum(self._costs.work(lane, rows) for lane, rows in self._waiting.rows.items())
         return self._device.free_at(now) - now + work / self._device.share(self._name)
 
-    def excess(self, request: R, now: float) -> float:
+    def excess(self, request: Queued, now: float) -> float:
         """By how many seconds a deadline would be missed if this request were offered: its own, or
         that of one behind it. What is above 0 should be refused.
         """

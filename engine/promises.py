@@ -20,7 +20,7 @@ from typing import Generic
 from engine.costs import CostTable
 from engine.device import Device
 from engine.estimates import Worst
-from engine.waiting import R, WaitingRoom
+from engine.waiting import Queued, R, WaitingRoom
 
 
 class Promises(Generic[R]):
@@ -36,11 +36,11 @@ class Promises(Generic[R]):
         self._expected: dict[R, float] = {}
         self._lateness = Worst()
 
-    def finish(self, request: R, now: float) -> float:
+    def finish(self, request: Queued, now: float) -> float:
         """When a request that is not there yet is expected to be answered."""
         return self._finish(self._waiting.ahead(request), request, now)
 
-    def _finish(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
+    def _finish(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
         rows = dict(ahead)
         rows[request.lane] += request.rows
         free_at = self._device.free_at(now)
@@ -52,14 +52,14 @@ class Promises(Generic[R]):
         work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
         return free_at + work / self._device.share(self._name)
 
-    def _excess(self, ahead: Mapping[int | None, int], request: R, now: float) -> float:
+    def _excess(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
         """By how much it would miss its deadline, the margin included."""
         if not any(ahead.values()) and self._device.free_at(now) <= now:
             return now + self._costs.hope(request.lane, request.rows) - request.deadline
         margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
         return self._finish(ahead, request, now) + margin - request.deadline
 
-    def excess(self, request: R, now: float) -> float:
+    def excess(self, request: Queued, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make
         somebody of its priority miss one who would meet it otherwise. What is not above 0 makes
         nobody of its priority the worse; a lower one may be.

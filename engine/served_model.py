@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol
 
-from engine.batcher import Batcher, Load, SharedDevice
+from engine.batcher import Batcher, Hope, Load, SharedDevice
 from engine.batching import BatchQueue, Policy
 from engine.buckets import Bucket
 from engine.config import ModelConfig
@@ -248,7 +248,8 @@ class ServedModel:
         wanted = self.config.timeout_s if timeout_s is None else timeout_s
         # in this order a NaN is no wish; as a deadline it would never come
         deadline = arrived_at + min(self.config.timeout_s, wanted)
-        prepared = self._prepare(model, inputs)
+        level = priority or DEFAULT_PRIORITY
+        prepared = self._prepare(model, inputs, arrived_at, deadline, level)
         extent = self._extent(model, prepared)
         ticket = Ticket(
             prepared,
@@ -258,7 +259,7 @@ class ServedModel:
             deadline=deadline,
             clock=self._clock,
             settled=self._ticket_settled,
-            priority=priority or DEFAULT_PRIORITY,
+            priority=level,
         )
         self._enqueue(ticket)
         return ticket
@@ -270,10 +271,19 @@ class ServedModel:
             raise InvalidRequest("inputs", f"{extent.rows} rows never fit, expected 1 to {most}")
         return extent
 
-    def _prepare(self, model: Model, inputs: Arrays) -> Prepared:
+    def _prepare(
+        self, model: Model, inputs: Arrays, now: float, deadline: float, priority: int
+    ) -> Prepared:
         if model.preprocess is None:
             return Prepared(inputs)
-        validate(model.inputs, inputs)
+        count = validate(model.inputs, inputs).rows
+        # under overload most requests are refused: those that could not be answered in time even
+        # if all their rows were short, before a preprocess is paid for
+        hope = Hope(count, self.config.grid.lanes[0], now, deadline, priority)
+        refusal = self._running().refusal(hope)
+        if refusal is not None:
+            self.count_refusal(count, refusal)
+            raise refusal
         try:
             return model.preprocess(inputs)
         except BrimError:
@@ -281,11 +291,14 @@ class ServedModel:
         except Exception as error:
             raise ExecutionFailed(f"preprocess failed: {error}") from error
 
-    def _enqueue(self, ticket: Ticket) -> None:
+    def _running(self) -> Batcher:
         if self._batcher is None:
             raise AssertionError("READY without a batcher; this is a bug")
+        return self._batcher
+
+    def _enqueue(self, ticket: Ticket) -> None:
         try:
-            self._batcher.submit(ticket)
+            self._running().submit(ticket)
         except (Refused, ModelFailed) as error:
             self.count_refusal(ticket.rows, error)
             raise

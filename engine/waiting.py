@@ -173,7 +173,7 @@ class WaitingRoom(Generic[R]):
             self._cut[request] = end
         self.rows[request.lane] -= piece.count
 
-    def ahead(self, request: R) -> Mapping[int | None, int]:
+    def ahead(self, request: Queued) -> Mapping[int | None, int]:
         """The rows that would be taken before those of a request that is not there yet."""
         last = (request.deadline, self._arrivals + 1)
         if all(
@@ -193,7 +193,7 @@ class WaitingRoom(Generic[R]):
                 rows += sum(self.left(request) for _, _, request in line[:end])
         return rows
 
-    def behind(self, request: R) -> Iterator[R]:
+    def behind(self, request: Queued) -> Iterator[R]:
         """Those of its priority that a request that is not there yet would be taken before."""
         last = (request.deadline, self._arrivals + 1)
         lines = self._lines.get(request.priority, {})
