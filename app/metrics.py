@@ -52,7 +52,14 @@ from engine.state import ModelState
 SECONDS: Final = tuple(digit * 10.0**power for power in range(-4, 2) for digit in (1, 2.5, 5))
 """Histogram edges, 100 us to 50 s: a device may take either."""
 
-REFUSALS: Final = (Shed, QueueFull, TooManyWaiting, NotReady, ShuttingDown, ModelFailed)
+REFUSALS: Final[tuple[type[BrimError], ...]] = (
+    Shed,
+    QueueFull,
+    TooManyWaiting,
+    NotReady,
+    ShuttingDown,
+    ModelFailed,
+)
 """Why a request may be turned away."""
 
 EXPOSITION: Final = Operation(answer=str, media=("text/plain", "application/openmetrics-text"))
@@ -113,8 +120,7 @@ class Metrics(Observer):
         self._compiles.inc()
 
     def refused(self, model: str, rows: int, error: BrimError) -> None:
-        self._families.requests.labels(model, "refused").inc()
-        self._families.refused.labels(model, type(error).__name__).inc()
+        self._models[model].refused(error)
 
     def batch_done(self, model: str, report: BatchReport) -> None:
         self._models[model].batch_done(report)
@@ -168,8 +174,7 @@ class _ModelMetrics:
             for outcome in ("succeeded", "failed", "expired", "cancelled", "refused")
         }
         self._reasons = {reason: families.batches.labels(name, reason) for reason in REASONS}
-        for error in REFUSALS:
-            families.refused.labels(name, error.__name__)
+        self._refused = {error: families.refused.labels(name, error.__name__) for error in REFUSALS}
         self._failed = families.failed.labels(name)
         self._rows = families.rows.labels(name)
         self._padded = families.padded.labels(name)
@@ -177,6 +182,10 @@ class _ModelMetrics:
         self._queue = families.queue.labels(name)
         self._execution = families.execution.labels(name)
         self._batch_rows = families.batch_rows.labels(name)
+
+    def refused(self, error: BrimError) -> None:
+        self._outcomes["refused"].inc()
+        self._refused[type(error)].inc()
 
     def batch_done(self, report: BatchReport) -> None:
         self._reasons[report.reason].inc()

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.metrics import Metrics
+from app.metrics import REFUSALS, Metrics
 from engine.batching import Reason
 from engine.buckets import Bucket
 from engine.engine import Engine
@@ -17,8 +17,10 @@ from engine.errors import (
     Cancelled,
     DeadlineExceeded,
     ExecutionFailed,
+    ModelFailed,
     NonFiniteOutput,
     QueueFull,
+    Refused,
     ShuttingDown,
 )
 from engine.observer import BatchReport, TicketReport
@@ -83,6 +85,14 @@ def test_every_series_of_a_model_is_there_before_anything_happens(heard: Heard) 
         assert heard[f"{name}_total"] == 0
     assert heard["slo_seconds"] == 0.5
     assert heard.registry.get_sample_value("compiles_after_ready_total") == 0
+
+
+def test_every_way_to_be_turned_away_has_its_series() -> None:
+    def leaves(kind: type[BrimError]) -> set[type[BrimError]]:
+        below = {leaf for sub in kind.__subclasses__() for leaf in leaves(sub)}
+        return below or {kind}
+
+    assert set(REFUSALS) == leaves(Refused) | {ModelFailed}
 
 
 def test_a_batch_counts_its_rows_its_padding_its_reason_and_its_time(heard: Heard) -> None:
