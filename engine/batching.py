@@ -333,11 +333,8 @@ class BatchQueue(Generic[R]):
         return launch
 
     def _reason(self, bucket: Bucket, pieces: tuple[Piece[R], ...], busy: bool) -> Reason:
-        if (
-            bucket.rows
-            == sum(piece.count for piece in pieces)
-            >= self._costs.best(bucket.length).rows
-        ):
+        rows = sum(piece.count for piece in pieces)
+        if rows == bucket.rows and rows >= self._costs.best(bucket.length).rows:
             return "full"
         if self.closed:
             return "drain"
