@@ -113,6 +113,8 @@ class Device:
 
     def share(self, model: str) -> float:
         """The part of the device that it may count on while those want it who want it now."""
+        if len(self._shares) == 1:
+            return 1.0
         mine = self._shares[model]
         wanting = sum(s.weight for s in self._shares.values() if s.wants and s is not mine)
         return mine.weight / (mine.weight + wanting)

@@ -63,9 +63,11 @@ class Worst:
         """One more sample."""
         if self._count % self.BLOCK == 0:
             self._blocks.append(sample)
+            self.value = max(self._blocks)
+        elif sample > self._blocks[-1]:
+            self._blocks[-1] = sample
+            self.value = max(self.value, sample)
         self._count += 1
-        self._blocks[-1] = max(self._blocks[-1], sample)
-        self.value = max(self._blocks)
 
 
 class Rate:

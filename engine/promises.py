@@ -41,21 +41,22 @@ class Promises(Generic[R]):
         return self._finish(self._waiting.ahead(request), request, now)
 
     def _finish(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
-        rows = dict(ahead)
-        rows[request.lane] += request.rows
+        lane, costs = request.lane, self._costs
         free_at = self._device.free_at(now)
-        if rows[request.lane] > request.rows or free_at > now:
+        rows = ahead[lane] + request.rows
+        if rows > request.rows or free_at > now:
             # while it waits its batch will be filled by those who come after it: it takes as long
             # as a full one, and `formation` sees to it that it does not take longer
-            full = self._costs.best(request.lane).rows
-            rows[request.lane] = -(-rows[request.lane] // full) * full
-        work = sum(self._costs.work(lane, n) for lane, n in rows.items() if n)
+            full = costs.best(lane).rows
+            rows = -(-rows // full) * full
+        work = costs.work(lane, rows)
+        for other, waiting in ahead.items():
+            if waiting and other != lane:
+                work += costs.work(other, waiting)
         return free_at + work / self._device.share(self._name)
 
     def _excess(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
         """By how much it would miss its deadline, the margin included."""
-        if not any(ahead.values()) and self._device.free_at(now) <= now:
-            return now + self._costs.hope(request.lane, request.rows) - request.deadline
         margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
         return self._finish(ahead, request, now) + margin - request.deadline
 
@@ -64,9 +65,14 @@ class Promises(Generic[R]):
         somebody of its priority miss one who would meet it otherwise. What is not above 0 makes
         nobody of its priority the worse; a lower one may be.
         """
-        before = dict(self._waiting.ahead(request))
-        worst = self._excess(before, request, now)
-        after = dict(before)
+        ahead = self._waiting.ahead(request)
+        if not any(ahead.values()) and self._device.free_at(now) <= now:
+            worst = now + self._costs.hope(request.lane, request.rows) - request.deadline
+        else:
+            worst = self._excess(ahead, request, now)
+        if ahead is self._waiting.rows:
+            return worst  # nobody is behind it
+        before, after = dict(ahead), dict(ahead)
         after[request.lane] += request.rows
         for other in self._waiting.behind(request):
             delayed = self._excess(after, other, now)
@@ -78,9 +84,12 @@ class Promises(Generic[R]):
 
     def give(self, request: R, now: float) -> None:
         """A request is about to wait: remember when its answer is expected, without the margin:
-        what is late by that is what the margin has to be.
+        what is late by that is what the margin has to be. Who comes to a free device teaches
+        nothing of that.
         """
-        self._expected[request] = self.finish(request, now)
+        ahead = self._waiting.ahead(request)
+        if any(ahead.values()) or self._device.free_at(now) > now:
+            self._expected[request] = self._finish(ahead, request, now)
 
     def answered(self, request: R, at: float) -> None:
         """It has its answer, or would have had it at this moment if that had not been too late: to

@@ -26,6 +26,7 @@ from engine.errors import (
     NonFiniteOutput,
     NotReady,
     QueueFull,
+    Shed,
     ShuttingDown,
 )
 from engine.model import Model, Prepared
@@ -453,6 +454,32 @@ def test_the_time_that_preprocessing_takes_counts_against_the_deadline(live: Lif
     ticket = life.served.submit(rows(1))
     assert (ticket.enqueued_at, ticket.deadline) == (began, began + 30)
     assert ticket.prepared.parameters == {"tokens": 5}
+    assert ticket.wait(PATIENCE_S)
+
+
+def test_who_cannot_be_in_time_is_refused_before_a_preprocess_is_paid_for(live: LifeMaker) -> None:
+    prepared: list[int] = []
+
+    def preprocess(inputs: Arrays) -> Prepared:
+        prepared.append(len(inputs["x"]))
+        return Prepared(inputs)
+
+    def slow(inputs: Arrays) -> dict[str, Any]:
+        life.clock.advance(2.0)
+        return {"y": inputs["x"]}
+
+    model = puppet_model(preprocess=preprocess, device_inputs=puppet_model().inputs)
+    life = live(model, rows=(1,))
+    life.compiler.function = slow
+    life.bring_up()
+    ticket = life.occupy()
+    prepared.clear()
+    with pytest.raises(Shed, match=r"within 3 s cannot be promised: 0 rows wait") as refused:
+        life.served.submit(rows(1), 3.0)
+    assert refused.value.retry_after_s == 1.0
+    assert prepared == []
+    assert (life.counts.refused, life.counts.shed) == (1, 1)
+    life.free()
     assert ticket.wait(PATIENCE_S)
 
 
