@@ -219,8 +219,9 @@ class Batcher:
         excess = self._queue.excess(ticket, now)
         if excess > 0:
             allowed = ticket.deadline - ticket.enqueued_at
-            problem = f"an answer within {allowed:.3g} s cannot be promised"
-            return Shed(f"{problem}: {self._queue.queued_rows} rows wait", excess)
+            problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
+            waiting = self._queue.queued_rows
+            return Shed(f"{problem} {allowed + excess:.3g} s, {waiting} rows are waiting", excess)
         return None
 
     def _next(self) -> Launch[Ticket] | Expire[Ticket] | Stop:

@@ -260,7 +260,9 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_says_when_to_come_
     refused = served.infer(2.0, headers={"X-Request-Timeout-Ms": "1500"})
     assert refused.status_code == 503
     assert refused.headers["Retry-After"] == "3"
-    assert error_of(refused) == "an answer within 1.5 s cannot be promised: 0 rows wait"
+    assert error_of(refused) == (
+        "an answer within 1.5 s cannot be promised: it may take 4 s, 0 rows are waiting"
+    )
     counts = served.engine.stats("puppet").counts
     assert (counts.refused, counts.shed, counts.expired) == (1, 1, 0)
     assert served.sample("brim_refused_total", model="puppet", error="Shed") == 1
