@@ -572,10 +572,14 @@ def test_a_refused_ticket_has_no_outcome_and_is_not_queued(make_rig: RigMaker) -
 
 
 def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None:
-    shared, device, observer = SharedDevice(), PuppetExecutable(), RecordingObserver()
-    device.hold()
+    shared, observer = SharedDevice(), RecordingObserver()
+    devices = PuppetExecutable(), PuppetExecutable()
+    # one device: what is launched stands in one line, and comes back in that order
+    started, launched = devices[0].started, devices[0].launched
+    devices[1].started, devices[1].launched = started, launched
     batchers = []
-    for name, weight in (("light", 1.0), ("heavy", 3.0)):
+    for name, weight, device in zip(("light", "heavy"), (1.0, 3.0), devices, strict=True):
+        device.hold()
         costs = CostTable({Bucket(1): 1.0})
         with shared.lock:
             waiting: BatchQueue[Ticket] = BatchQueue(
@@ -593,7 +597,6 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
                 shared,
             )
         )
-        batchers[-1].start()
     for value, batcher in enumerate(batchers):
         for _ in range(30):
             ticket = Ticket(
@@ -606,16 +609,19 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
                 settled=lambda _ticket, _error: None,
             )
             batcher.submit(ticket)
-    for turn in range(1, 34):
-        assert device.started.acquire(timeout=PATIENCE_S)
+    for batcher in batchers:
+        batcher.start()
+    for turn in range(1, 37):
+        assert started.acquire(timeout=PATIENCE_S)
         clock.advance(1.0)
-        device.proceed.release()
+        devices[int(launched[turn - 1]["x"][0, 0])].proceed.release()
         observer.wait_for("batch_done", turn)
-    turns = [batch["x"][0, 0] for batch in device.launched[1:33]]
+    turns = [batch["x"][0, 0] for batch in launched[4:36]]  # once both are there
     assert abs(turns.count(1) - 24) <= 1
     assert turns.count(0) + turns.count(1) == 32
-    device.held = False
-    device.proceed.release(1000)
+    for device in devices:
+        device.held = False
+        device.proceed.release(1000)
     for batcher in batchers:
         batcher.close(PATIENCE_S)
 
