@@ -27,7 +27,7 @@ from app.codec.oip_parameters import (
     timeout,
     whole_number,
 )
-from app.codec.typed import parse
+from app.codec.typed import parse, prepared
 from engine.errors import ExecutionFailed, InvalidRequest
 from engine.spec import LENGTH, Array, TensorSpec
 
@@ -56,6 +56,7 @@ class WireOutput(msgspec.Struct):
     parameters: Parameters = {}
 
 
+@prepared
 class WireRequest(msgspec.Struct):
     """The body of an infer request, or its JSON part."""
 

@@ -15,12 +15,13 @@ import orjson
 
 from app.answer import Answer
 from app.codec.oip_json import texts
-from app.codec.typed import parse
+from app.codec.typed import parse, prepared
 from engine.errors import InvalidRequest
 from engine.model import Model
 from engine.spec import Array, TensorSpec
 
 
+@prepared
 class EmbeddingsRequest(msgspec.Struct):
     """`input` is one text, several, the token ids of one, or those of several."""
 

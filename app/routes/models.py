@@ -9,7 +9,7 @@ from flask import Blueprint
 
 from app import body, serving, triton
 from app.answer import Answer
-from app.codec.typed import parse
+from app.codec.typed import parse, prepared
 from app.operation import NOT_SERVING, OPTIONAL_BODY, UNKNOWN, answers
 from app.services import MODEL_VERSION, VERSION, services
 from engine.costs import Cost
@@ -170,6 +170,7 @@ def _memory(memory: MemoryUse) -> DeviceMemory:
     return DeviceMemory(memory.weights, memory.code, memory.peak_batch)
 
 
+@prepared
 class IndexRequest(msgspec.Struct):
     """The body of a repository index; it may be empty."""
 

@@ -92,9 +92,7 @@ def test_while_it_compiles_it_is_alive_but_not_ready_and_says_how_far(
 
 
 def test_sigterm_answers_what_was_accepted_and_exits_0(start: Any, tmp_path: Path) -> None:
-    # one batch at a time: with two of this model's host callbacks at once the process died of
-    # SIGSEGV in 3 of 17 runs (the cause is not known)
-    slow = Slow(tmp_path, start, in_flight=1)
+    slow = Slow(tmp_path, start)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(slow.ask, float(value)) for value in (1, 2, 3, 4)]
         slow.server.until(lambda: slow.stats()["counts"]["accepted"] == 4, "four requests")
