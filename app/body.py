@@ -9,7 +9,9 @@ import zlib
 from typing import Final
 
 from flask import Response, current_app, request
+from werkzeug.datastructures import Accept
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_accept_header
 
 from app.errors import LengthRequired, Unsupported
 from engine.errors import InvalidRequest
@@ -62,14 +64,19 @@ def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
-def compress(response: Response) -> Response:
+def accepted() -> str:
+    """The encodings that this request's client accepts, as `compress` wants them."""
+    return request.headers.get("Accept-Encoding", "")
+
+
+def compress(response: Response, accepts: str) -> Response:
     """Compress a large answer for a client that accepts it, and say so."""
-    accepted = request.accept_encodings
     body: bytes = response.get_data()
-    if len(body) < SMALLEST_COMPRESSED or not accepted:
+    if len(body) < SMALLEST_COMPRESSED or not accepts:
         return response
+    encodings = parse_accept_header(accepts, Accept)
     for encoding in ("gzip", "deflate"):
-        if accepted[encoding] > 0:
+        if encodings.quality(encoding) > 0:
             stream = zlib.compressobj(1, zlib.DEFLATED, _WINDOWS[encoding])
             response.set_data(stream.compress(body) + stream.flush())
             response.headers["Content-Encoding"] = encoding

@@ -89,9 +89,16 @@ def kind_of(path: str) -> type[Error | OpenAIError]:
     return OpenAIError if path.startswith("/v1/") else Error
 
 
-def response_of(error: errors.BrimError) -> Response:
-    """What the client is told of an engine error."""
-    response = _answer(_short(str(error)), status_of(error))
+def answer_to(error: Exception, path: str, request_id: str) -> Response:
+    """What the client that asked for `path` is told of an error, foreseen or not.
+
+    It needs no request of Flask's: an answer may be written after that has ended.
+    """
+    if not isinstance(error, errors.BrimError):
+        # the request id leads from the answer to the trace in the log
+        log.error("request %s failed unexpectedly", request_id, exc_info=error)
+        return _answer(path, f"internal error; the log has request {request_id}", INTERNAL)
+    response = _answer(path, _short(str(error)), status_of(error))
     if isinstance(error, errors.Refused):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return response
@@ -102,10 +109,10 @@ def status_of(error: errors.BrimError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def _answer(message: str, status: int) -> Response:
+def _answer(path: str, message: str, status: int) -> Response:
     """The error as the routes that it came from say it."""
     said: Error | OpenAIError = Error(message)
-    if kind_of(request.path) is OpenAIError:
+    if kind_of(path) is OpenAIError:
         kind = "invalid_request_error" if status < INTERNAL else "server_error"
         said = OpenAIError(OpenAIProblem(message, kind, None, None))
     return Response(msgspec.json.encode(said), status, content_type=JSON)
@@ -116,9 +123,13 @@ def _short(message: str) -> str:
     return message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
 
 
+def _brim_response(error: errors.BrimError) -> Response:
+    return answer_to(error, request.path, request_id())
+
+
 def _http_response(error: HTTPException) -> Response:
     """Flask's own errors (404, 405, 413, ...), as JSON, with the headers they need."""
-    response = _answer(error.description or error.name, error.code or INTERNAL)
+    response = _answer(request.path, error.description or error.name, error.code or INTERNAL)
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
@@ -126,14 +137,18 @@ def _http_response(error: HTTPException) -> Response:
 
 
 def _bug_response(error: Exception) -> Response:
-    """What nobody foresaw. The request id leads from the answer to the trace in the log."""
+    """What nobody foresaw."""
     original = getattr(error, "original_exception", None) or error
-    log.error("request %s failed unexpectedly", g.get("request_id"), exc_info=original)
-    return _answer(f"internal error; the log has request {g.get('request_id')}", INTERNAL)
+    return answer_to(original, request.path, request_id())
+
+
+def request_id() -> str:
+    """The id of the request that Flask serves now."""
+    return str(g.get("request_id"))
 
 
 def register(app: Flask) -> None:
     """Make the app answer every error from this table."""
-    app.register_error_handler(errors.BrimError, response_of)
+    app.register_error_handler(errors.BrimError, _brim_response)
     app.register_error_handler(HTTPException, _http_response)
     app.register_error_handler(InternalServerError, _bug_response)

@@ -5,28 +5,54 @@ May touch: flask.
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from flask import Flask, Response, g, request
 
-from app import errors
+from app import errors, serving
 from app.gate import Gate
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
+from app.quick import Quick
 from app.routes import docs, health, inference, models, openai
 from app.services import Services
 from app.settings import Settings
 from engine.engine import Engine
 
+HOLD_S = 0.002
+"""Seconds for which requests that came at the same moment are read before the first is run. A batch
+costs Python about as much as a request, whatever its size: alone, each would pay for both."""
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def _new_id() -> str:
+    """32 hexadecimal digits. A name and no secret: the system's generator costs a system call."""
+    return f"{random.getrandbits(128):032x}"
+
+
+class BrimApp(Flask):
+    """A Flask app that can say which WSGI requests its server may run on a thread that others need.
+
+    Another server than Brim's own worker does not ask.
+    """
+
+    quick: Quick
+    several: Callable[[], AbstractContextManager[None]]
+    """Entered around several quick requests that run one after the other."""
 
 
 def create_app(
     settings: Settings, engine: Engine, metrics: Metrics, hangups: HangupWatcher
-) -> Flask:
+) -> BrimApp:
     """The Flask app that speaks for `engine`."""
-    app = Flask("brim", static_folder=None)
+    app = BrimApp("brim", static_folder=None)
+    app.quick = Quick(engine)
+    app.several = partial(engine.several, HOLD_S)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["brim"] = Services(engine, Gate(settings.threads), hangups)
@@ -36,12 +62,17 @@ def create_app(
     def name_request() -> None:
         """The client's id for this request, if it is printable and short, or one of ours."""
         theirs = request.headers.get("X-Request-Id", "")
-        g.request_id = theirs if _REQUEST_ID.fullmatch(theirs) else uuid.uuid4().hex
+        g.request_id = theirs if _REQUEST_ID.fullmatch(theirs) else _new_id()
 
     @app.after_request
     def say_name(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
         return response
+
+    @app.teardown_request
+    def give_up(error: BaseException | None) -> None:
+        if error is not None:
+            serving.give_up()
 
     app.register_blueprint(inference.blueprint)
     app.register_blueprint(models.blueprint)

@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.errors import TooManyWaiting
+from app.http_metrics import HttpMetrics
 from app.operation import Operation, documented
 from app.window import Window
 from engine.batching import REASONS
@@ -97,12 +98,12 @@ class Metrics(Observer):
         GCCollector(registry=self.registry)
 
     def serve(self, app: Flask) -> None:
-        """Add `/metrics`, and the exporter's own metrics of every HTTP request, by URL rule."""
-        exporter = PrometheusMetrics(app, path=None, registry=self.registry, group_by="url_rule")
+        """Add `/metrics`, and count every HTTP request by its URL rule."""
+        HttpMetrics(self.registry).register(app)
+        exporter = PrometheusMetrics(app, path=None, registry=self.registry, export_defaults=False)
 
         @app.get("/metrics")
         @documented(EXPOSITION)
-        @exporter.do_not_track()  # type: ignore[untyped-decorator]
         def metrics() -> Response:
             """Prometheus's metrics: the engine's, the last minute's, and every HTTP request's."""
             names = request.args.getlist("name[]")

@@ -31,12 +31,14 @@ THREADS_ALLOWED = f"a whole number from {MIN_THREADS} to {MAX_THREADS}; one is k
 Threads = Annotated[int, msgspec.Meta(ge=MIN_THREADS, le=MAX_THREADS)]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+WORKERS: Final = ("brim", "gthread")
 
 
 class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[server]`. Times and sizes have their unit in the name."""
 
     bind: str = "127.0.0.1:8000"
+    worker: str = WORKERS[0]
     threads: Threads = 256
     max_body_bytes: Positive = 16 * 1024 * 1024
     keepalive_s: Seconds = 75
@@ -93,6 +95,7 @@ class Settings:
     models: tuple[ModelConfig, ...]
     host: str
     port: int
+    worker: str
     threads: int
     max_body_bytes: int
     keepalive_s: int
@@ -144,11 +147,14 @@ def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Sett
         if table.server.log_level not in LOG_LEVELS:
             level = table.server.log_level
             raise ConfigError("server.log_level", level, f"one of {', '.join(LOG_LEVELS)}")
+        if table.server.worker not in WORKERS:
+            raise ConfigError("server.worker", table.server.worker, f"one of {', '.join(WORKERS)}")
         settings = Settings(
             file=str(path),
             models=_models(path, table.models),
             host=host,
             port=port,
+            worker=table.server.worker,
             threads=table.server.threads,
             max_body_bytes=table.server.max_body_bytes,
             keepalive_s=table.server.keepalive_s,

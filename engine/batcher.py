@@ -42,7 +42,7 @@ from engine.observer import BatchReport, Observer
 from engine.padding import gather, scatter
 from engine.runnable import Runnable, Running
 from engine.spec import Array, Arrays, TensorSpec
-from engine.ticket import Ticket
+from engine.ticket import Ticket, announce
 
 log = logging.getLogger("brim.engine")
 
@@ -86,6 +86,33 @@ class SharedDevice:
         self.device = Device()
         self.lock = threading.Lock()
         self._waiting: list[threading.Condition] = []
+        self._held: set[threading.Condition] = set()
+        self._hold_s = 0.0
+        self._hold_until = float("-inf")
+
+    def hold(self, now: float, hold_s: float) -> None:
+        """Several requests are about to be submitted: until `release` they wake their batcher only
+        every `hold_s` seconds, or it would take them one by one. What it does by itself goes on.
+        """
+        with self.lock:
+            self._hold_s, self._hold_until = hold_s, now + hold_s
+
+    def release(self) -> None:
+        """They have been: wake every batcher that got some."""
+        with self.lock:
+            self._hold_s, self._hold_until = 0.0, float("-inf")
+            for condition in self._held:
+                condition.notify()
+            self._held.clear()
+
+    def arrived(self, mine: threading.Condition, now: float) -> None:
+        """A request that its batcher heeds was queued. Hold the lock."""
+        if now < self._hold_until:
+            self._held.add(mine)
+        else:
+            self._hold_until = now + self._hold_s
+            self._held.discard(mine)
+            mine.notify()
 
     def condition(self) -> threading.Condition:
         """What one batcher waits on; `leave` when it is done."""
@@ -166,7 +193,7 @@ class Batcher:
                 self._queue.offer(ticket, now)
                 # under load the batcher waits for the device, not for one row more
                 if self._queue.heeds_arrivals:
-                    self._lock.notify()
+                    self._shared.arrived(self._lock, now)
         if refusal is not None:
             raise refusal
 
@@ -378,6 +405,8 @@ class Batcher:
             else:
                 problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
                 self._fail(piece.request, NonFiniteOutput(problem))
+        # once for the batch: a thread that is woken per request costs as much as the request
+        announce(piece.request for piece in launch.pieces)
 
     def _fail(self, ticket: Ticket, error: ExecutionFailed) -> None:
         """Settle a ticket; if it was split, its other rows need not run any more."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from engine.batcher import SharedDevice
 from engine.config import ModelConfig
@@ -68,9 +69,9 @@ class Engine:
         self._observer = Observers([observer] if observer else [])
         self._clock = clock
         self._watch_compiles = watch_compiles
-        device = SharedDevice()
+        self._device = SharedDevice()
         self._models = {
-            config.name: ServedModel(config, load, compiler, self._observer, clock, device)
+            config.name: ServedModel(config, load, compiler, self._observer, clock, self._device)
             for config in models
         }
         self._thread = threading.Thread(target=self._bring_up, name="brim-engine", daemon=True)
@@ -174,6 +175,17 @@ class Engine:
     def result(self, name: str, ticket: Ticket) -> Arrays:
         """Wait for a ticket; see `ServedModel.result`."""
         return self._served(name).result(ticket)
+
+    @contextmanager
+    def several(self, hold_s: float) -> Iterator[None]:
+        """For whoever is about to submit several requests: those that follow each other within
+        `hold_s` seconds are batched together instead of one by one. From one thread only.
+        """
+        self._device.hold(self._clock(), hold_s)
+        try:
+            yield
+        finally:
+            self._device.release()
 
     def infer(self, name: str, inputs: Arrays, timeout_s: float | None = None) -> Arrays:
         """`submit` and `result` in one."""

@@ -9,7 +9,8 @@ or with an error. Later attempts to settle change nothing and say so by returnin
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from engine.waiting import DEFAULT_PRIORITY
 class Ticket:
     """The promise given to one request.
 
-    `_lock` guards `_outcome` and nothing else. Moments are on the engine's monotonic clock and in
+    `_lock` guards `_outcome` and `_listener`. Moments are on the engine's monotonic clock and in
     this order, None before they come: `enqueued_at`, `gathering_at` (its first rows are copied),
     `launched_at` (they went to the device), `computed_at` (its last rows came back), `finished_at`.
     """
@@ -30,6 +31,7 @@ class Ticket:
     __slots__ = (
         "_clock",
         "_done",
+        "_listener",
         "_lock",
         "_outcome",
         "_parts",
@@ -79,6 +81,7 @@ class Ticket:
         self._clock = clock
         self._settled = settled
         self._withdraw: Callable[[Ticket], None] | None = None
+        self._listener: Listener | None = None
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._outcome: Arrays | BrimError | None = None
@@ -111,7 +114,8 @@ class Ticket:
     def deliver(self, start: int, outputs: Arrays) -> bool:
         """Hand in the outputs of the rows from `start`; the last part settles the ticket.
 
-        Only the completer thread calls this, so the parts need no lock.
+        Whoever listens is not told: `announce` tells of a whole batch at once. Only the completer
+        thread calls this, so the parts need no lock.
         """
         self._parts[start] = outputs
         self._rows_missing -= len(next(iter(outputs.values())))
@@ -123,7 +127,9 @@ class Ticket:
         """Settle with an error. Each ticket gets an error object of its own: several waiters that
         raise one shared object would write into each other's tracebacks.
         """
-        return self._settle(error)
+        settled = self._settle(error)
+        announce((self,))
+        return settled
 
     def _settle(self, outcome: Arrays | BrimError) -> bool:
         with self._lock:
@@ -160,6 +166,22 @@ class Ticket:
         """Wait at most `timeout_s` seconds for the outcome; is it there?"""
         return self._done.wait(timeout_s)
 
+    def on_done(self, listener: Listener) -> None:
+        """Call `listener` once when there is an outcome, on the thread of whoever settles, or here
+        and now if it is there. It gets all tickets of a batch that listen to it in one call.
+        """
+        with self._lock:
+            self._listener = listener
+        announce((self,))
+
+    def _take_listener(self) -> Listener | None:
+        """The listener, to whoever is the first to tell it that the ticket is done."""
+        with self._lock:
+            if self._outcome is None:
+                return None
+            listener, self._listener = self._listener, None
+            return listener
+
     def cancel(self) -> bool:
         """The client has gone. Rows that still wait never reach the device."""
         return self._give_up(Cancelled("the client closed the connection"))
@@ -168,7 +190,23 @@ class Ticket:
         settled = self._settle(error)
         if settled and self._withdraw is not None:
             self._withdraw(self)
+        announce((self,))
         return settled
+
+
+Listener: TypeAlias = Callable[[list[Ticket]], None]
+"""Hears of tickets that are done, on an engine's thread: it returns soon and does not raise."""
+
+
+def announce(tickets: Iterable[Ticket]) -> None:
+    """Tell those who listen to these tickets; each of them once, of all of its tickets."""
+    told: dict[Listener, list[Ticket]] = {}
+    for ticket in tickets:
+        listener = ticket._take_listener()
+        if listener is not None:
+            told.setdefault(listener, []).append(ticket)
+    for listener, done in told.items():
+        listener(done)
 
 
 def _in_order(parts: Mapping[int, Arrays]) -> dict[str, Array]:

@@ -103,6 +103,11 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.openapi_schema": "",
         "app.triton": "",
         "app.window": "threading",
+        "app.worker": "",
+        "app.worker.inbox": "gunicorn",
+        "app.worker.loop": "os select time",
+        "app.worker.outbox": "socket",
+        "app.worker.pool": "queue threading",
     },
     {
         "app.bench.histogram": "hdrh numpy",
@@ -110,12 +115,12 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.bench.tally": "",
         "app.bench.timer": "asyncio ctypes os sys time",
         "app.body": "flask werkzeug",
+        "app.deferred": "flask",
         "app.codec.oip_binary": "numpy",
         "app.codec.oip_parameters": "",
         "app.codec.oip_json": "numpy",
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",
-        "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
         "app.planning.measure": "rich",
         "app.planning.plot": "numpy (matplotlib)",
         "app.planning.tables": "msgspec",
@@ -123,6 +128,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "app.bench.command": "click rich",
         "app.bench.schedule": "numpy",
+        "app.http_metrics": "flask prometheus_client time",
         "app.codec.oip": "msgspec numpy orjson",
         "app.codec.openai": "msgspec numpy orjson",
         "app.services": "flask",
@@ -131,9 +137,11 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.bench.load": "",
         "app.bench.shots": "orjson",
         "app.example": "",
+        "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
         "app.openapi_operation": "msgspec",
         "app.openapi_tensors": "",
         "app.planning.options": "click",
+        "app.quick": "",
         "app.serving": "flask socket",
     },
     {
@@ -151,7 +159,16 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench.runner": "asyncio socket time (uvloop)",
-        "app.factory": "flask",
+        "app.factory": "flask random",
+    },
+    {
+        "app.worker.exchange": "gunicorn",
+    },
+    {
+        "app.worker.connection": "gunicorn select socket",
+    },
+    {
+        "app.worker.worker": "gunicorn os select socket",
     },
     {
         "app.bench.report": "msgspec numpy",

@@ -110,7 +110,7 @@ def series() -> Series:
     """
     model = puppet_config()
     settings = Settings(
-        "brim.toml", (model,), "127.0.0.1", 8000, 16, 1 << 20, 75.0, 30.0, log_level="info"
+        "brim.toml", (model,), "127.0.0.1", 8000, "brim", 16, 1 << 20, 75.0, 30.0, log_level="info"
     )
     metrics = Metrics(settings.models, CollectorRegistry())
     engine = Engine(

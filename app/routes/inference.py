@@ -1,4 +1,4 @@
-"""`POST /v2/models/{m}[/versions/{v}]/infer`: decode, submit, wait, encode."""
+"""`POST /v2/models/{m}[/versions/{v}]/infer`: decode and submit; encode when it is done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from app.codec import InferResponse, oip
 from app.operation import BINARY, HEADER_LENGTH, INFERENCE, JSON, Operation, documented
 from app.services import MODEL_VERSION
 from engine.errors import InvalidRequest
+from engine.spec import Arrays
+from engine.ticket import Ticket
 
 blueprint = Blueprint("inference", __name__)
 
@@ -25,16 +27,20 @@ INFER: Final = Operation(
 def infer(name: str, version: str = MODEL_VERSION) -> Response:
     """JSON, JSON with binary tensors after it, or one raw tensor."""
     model = serving.admit(name, version)
-    with serving.place(name):
+    with serving.place(name) as place:
         asked = oip.decode(body.read(), _header_length(), model.inputs, model.outputs)
-        ticket, outputs = serving.run(name, asked.inputs, asked.timeout_s, asked.priority)
-        answer = InferResponse(name, MODEL_VERSION, outputs, asked.id, ticket.prepared.parameters)
-        content, header_length = oip.encode(answer, asked, model.outputs)
-    if header_length is None:
-        return body.compress(Response(content, content_type=JSON))
-    response = Response(content, content_type=BINARY)
-    response.headers[HEADER_LENGTH] = str(header_length)
-    return body.compress(response)
+        accepts = body.accepted()
+
+        def encode(ticket: Ticket, outputs: Arrays) -> Response:
+            said = InferResponse(name, MODEL_VERSION, outputs, asked.id, ticket.prepared.parameters)
+            content, header_length = oip.encode(said, asked, model.outputs)
+            if header_length is None:
+                return body.compress(Response(content, content_type=JSON), accepts)
+            response = Response(content, content_type=BINARY)
+            response.headers[HEADER_LENGTH] = str(header_length)
+            return body.compress(response, accepts)
+
+        return serving.run(name, asked.inputs, place, encode, asked.timeout_s, asked.priority)
 
 
 def _header_length() -> int | None:

@@ -9,9 +9,11 @@ from flask import Blueprint, Response
 from app import body, serving
 from app.answer import Answer
 from app.codec import openai
-from app.operation import INFERENCE, UNKNOWN, Operation, answers, documented
+from app.operation import INFERENCE, JSON, UNKNOWN, Operation, answers, documented
 from app.services import services
 from engine.errors import InvalidRequest
+from engine.spec import Arrays
+from engine.ticket import Ticket
 
 blueprint = Blueprint("openai", __name__)
 
@@ -30,11 +32,15 @@ def embeddings() -> Response:
     text, vector = openai.tensors(asked.model, model)
     if asked.dimensions not in (None, *vector.shape):
         raise InvalidRequest("dimensions", f"got {asked.dimensions}, expected {vector.shape[0]}")
-    with serving.place(asked.model):
+    with serving.place(asked.model) as place:
         sentences = openai.sentences(asked, model.detokenize)
-        ticket, outputs = serving.run(asked.model, {text.name: sentences})
-        content = openai.encode(asked, outputs[vector.name], ticket.prepared.tokens)
-    return body.compress(Response(content, content_type="application/json"))
+        accepts = body.accepted()
+
+        def encode(ticket: Ticket, outputs: Arrays) -> Response:
+            content = openai.encode(asked, outputs[vector.name], ticket.prepared.tokens)
+            return body.compress(Response(content, content_type=JSON), accepts)
+
+        return serving.run(asked.model, {text.name: sentences}, place, encode)
 
 
 class OpenAIModel(Answer, frozen=True):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
 from app.answer import Readiness
+from app.deferred import Deferred
 from app.errors import kind_of
 from app.factory import create_app
 from app.hangup import HangupWatcher
@@ -50,6 +52,7 @@ def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
         "models": models or (PUPPET,),
         "host": "127.0.0.1",
         "port": 8000,
+        "worker": "brim",
         "threads": 16,
         "max_body_bytes": 1 << 20,
         "keepalive_s": 75,
@@ -143,17 +146,24 @@ def hold_to_its_word(app: Flask) -> list[str]:
         view = app.view_functions[rule.endpoint] if rule is not None else None
         operation: Operation | None = getattr(view, "operation", None)
         if operation is not None and request.method != "HEAD":
-            try:
-                compare(operation, response)
-            except (AssertionError, msgspec.ValidationError) as error:
-                broken.append(f"{request.method} {request.path}: {response.status}: {error}")
+            note = partial(note_if_broken, operation, request.method, request.path)
+            if isinstance(response, Deferred):
+                response.then(note)
+            else:
+                note(response)
         return response
+
+    def note_if_broken(operation: Operation, method: str, path: str, response: Response) -> None:
+        try:
+            compare(operation, path, response)
+        except (AssertionError, msgspec.ValidationError) as error:
+            broken.append(f"{method} {path}: {response.status}: {error}")
 
     app.after_request(check)
     return broken
 
 
-def compare(operation: Operation, response: Response) -> None:
+def compare(operation: Operation, path: str, response: Response) -> None:
     """Raises for a status, a content type or a field that the operation does not have."""
     status, kind = response.status_code, operation.answer
     if status == 499:
@@ -161,7 +171,7 @@ def compare(operation: Operation, response: Response) -> None:
     if status != 200:
         unready = status == 503 and issubclass(kind, Readiness)
         assert status in operation.errors or unready, "a status that the route does not list"
-        kind = kind if unready else kind_of(request.path)
+        kind = kind if unready else kind_of(path)
     media = operation.media if status == 200 else (JSON,)
     assert response.mimetype in media, "a content type that the route does not list"
     if response.headers.get("Content-Encoding") or response.mimetype not in (JSON, BINARY):

@@ -39,7 +39,7 @@ def client() -> FlaskClient:
 
     @app.get("/<int:size>")
     def answer(size: int) -> Response:
-        return body.compress(Response(b"7" * size))
+        return body.compress(Response(b"7" * size), body.accepted())
 
     return app.test_client()
 

@@ -19,6 +19,7 @@ import pytest
 
 from app import hosting
 from app.services import VERSION
+from app.worker.worker import BrimWorker
 from engine.testing import rows
 from tests.app.conftest import PATIENCE_S, Served, settings_of
 
@@ -31,17 +32,29 @@ PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows 
 # --- what gunicorn is told ------------------------------------------------------------------------
 
 
-def test_gunicorn_is_told_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("worker", "worker_class", "threads", "connections"),
+    [("brim", "app.worker.worker.BrimWorker", 16, 16_384), ("gthread", "gthread", 99, 1000)],
+)
+def test_gunicorn_is_told_what_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch,
+    worker: str,
+    worker_class: str,
+    threads: int,
+    connections: int,
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     options = hosting.gunicorn_options(
-        settings_of(host="h", port=1, threads=8, keepalive_s=75, graceful_timeout_s=9)
+        settings_of(
+            host="h", port=1, worker=worker, threads=99, keepalive_s=75, graceful_timeout_s=9
+        )
     )
     assert {key: value for key, value in options.items() if not callable(value)} == {
         "bind": "h:1",
-        "worker_class": "gthread",
+        "worker_class": worker_class,
         "workers": 1,
-        "threads": 8,
-        "worker_connections": 1000,
+        "threads": threads,
+        "worker_connections": connections,
         "keepalive": 75,
         "graceful_timeout": 9,
         "worker_tmp_dir": "/dev/shm",
@@ -59,14 +72,14 @@ def test_where_there_is_no_memory_file_system_gunicorn_chooses_the_heartbeats_pl
 
 
 def test_connections_that_idle_do_not_use_up_what_the_threads_need() -> None:
-    assert hosting.gunicorn_options(settings_of(threads=2000))["worker_connections"] == 4000
+    assert hosting.gunicorn_options(settings_of(threads=20_000))["worker_connections"] == 40_000
 
 
 def test_gunicorn_knows_every_option_that_it_is_told() -> None:
     server = hosting.Server(settings_of(threads=8, port=1))
     assert server.cfg.threads == 8
     assert server.cfg.address == [("127.0.0.1", 1)]
-    assert server.cfg.worker_class_str == "gthread"
+    assert server.cfg.worker_class is BrimWorker
     assert server.cfg.on_starting is hosting.on_starting
 
 

@@ -52,6 +52,7 @@ def test_a_config_that_says_the_least_gets_the_defaults(write: Write) -> None:
         models=(ModelConfig("p", source, base=file.parent),),
         host="127.0.0.1",
         port=8000,
+        worker="brim",
         threads=256,
         max_body_bytes=16 * 1024 * 1024,
         keepalive_s=75,
@@ -65,6 +66,7 @@ def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
         """
         [server]
         bind = "0.0.0.0:9000"
+        worker = "gthread"
         threads = 8
         max_body_bytes = 1024
         keepalive_s = 5
@@ -104,7 +106,7 @@ def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
         required=False,
         base=file.parent,
     )
-    expected = Settings(str(file), (model,), "0.0.0.0", 9000, 8, 1024, 5, 2, "debug")
+    expected = Settings(str(file), (model,), "0.0.0.0", 9000, "gthread", 8, 1024, 5, 2, "debug")
     assert load(file) == expected
 
 
@@ -202,8 +204,8 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
     [
         pytest.param(
             f"[server]\nthread = 2\n{PUPPET}",
-            "server.thread: got 2, expected a known key, one of bind, threads, max_body_bytes, "
-            "keepalive_s, graceful_timeout_s, log_level; did you mean threads?",
+            "server.thread: got 2, expected a known key, one of bind, worker, threads, "
+            "max_body_bytes, keepalive_s, graceful_timeout_s, log_level; did you mean threads?",
             id="an unknown key of the server",
         ),
         pytest.param(
@@ -257,6 +259,11 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             '[models]\nname = "p"\n',
             "models: got {'name': 'p'}, expected array",
             id="one pair of brackets too few",
+        ),
+        pytest.param(
+            f'[server]\nworker = "sync"\n{PUPPET}',
+            "server.worker: got 'sync', expected one of brim, gthread",
+            id="a worker that there is not",
         ),
         pytest.param(
             f"[server]\nthreads = 0\n{PUPPET}",

@@ -34,6 +34,7 @@ class Server:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
+        self.log_directory = log.parent
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | env

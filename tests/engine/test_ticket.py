@@ -16,7 +16,7 @@ from engine.errors import BrimError, Cancelled, DeadlineExceeded, ModelFailed
 from engine.model import Prepared
 from engine.spec import Extent
 from engine.testing import FakeClock
-from engine.ticket import Ticket
+from engine.ticket import Ticket, announce
 from engine.waiting import DEFAULT_PRIORITY
 
 
@@ -294,3 +294,57 @@ def test_a_ticket_has_no_moments_before_they_come_and_default_priority(heard: He
     moments = (ticket.gathering_at, ticket.launched_at, ticket.computed_at, ticket.finished_at)
     assert moments == (None,) * 4
     assert ticket.priority == DEFAULT_PRIORITY
+
+
+# --- those who listen -----------------------------------------------------------------------------
+
+
+def test_a_listener_hears_all_tickets_of_a_batch_in_one_call(heard: Heard) -> None:
+    calls: list[list[Ticket]] = []
+    others: list[list[Ticket]] = []
+    tickets = [heard.ticket() for _ in range(4)]
+    for ticket in tickets[:3]:
+        ticket.on_done(calls.append)
+    tickets[3].on_done(others.append)
+    for ticket in tickets:
+        ticket.deliver(0, part(0, 1))
+    assert calls == others == []
+    announce([*tickets, tickets[0]])
+    assert (calls, others) == ([tickets[:3]], [[tickets[3]]])
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        pytest.param(lambda ticket: ticket.fail(ModelFailed("no")), id="failed"),
+        pytest.param(lambda ticket: ticket.cancel(), id="the client left"),
+        pytest.param(lambda ticket: announce([ticket]), id="announced, and not done"),
+    ],
+)
+def test_whoever_settles_a_ticket_alone_says_so_once(
+    heard: Heard, settle: Callable[[Ticket], object]
+) -> None:
+    calls: list[list[Ticket]] = []
+    ticket = heard.ticket()
+    ticket.on_done(calls.append)
+    for _ in range(2):
+        settle(ticket)
+    assert calls == [[ticket]] * ticket.done
+
+
+def test_who_listens_too_late_hears_at_once(heard: Heard) -> None:
+    calls: list[list[Ticket]] = []
+    ticket = heard.ticket()
+    ticket.cancel()
+    ticket.on_done(calls.append)
+    assert calls == [[ticket]]
+
+
+def test_the_deadline_is_heard_of_by_asking_for_the_result(heard: Heard) -> None:
+    calls: list[list[Ticket]] = []
+    ticket = heard.ticket(timeout_s=1)
+    ticket.on_done(calls.append)
+    heard.clock.advance(2)
+    with pytest.raises(DeadlineExceeded):
+        ticket.result()
+    assert calls == [[ticket]]

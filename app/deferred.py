@@ -1,0 +1,97 @@
+"""A response that is written when its ticket is done.
+
+May touch: flask.
+
+WSGI lets an application return an iterable that calls `start_response` only when its first part is
+asked for. So a view submits and returns a response that holds its ticket. A server that asks for
+its body waits on the ticket's Event, in whatever thread asks: gthread, or any other. Brim's own
+worker knows `Waiting`, and asks when the ticket is done, so that no thread waits.
+
+What Flask runs after the view has run before there is an answer: headers that such hooks set are
+put on the answer, and what must see the answer itself is told of it with `then`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from flask import Response
+
+from engine.ticket import Ticket
+
+Environ: TypeAlias = dict[str, Any]
+StartResponse: TypeAlias = Callable[..., Any]
+"""WSGI's, as PEP 3333 has them."""
+
+
+class Deferred(Response):
+    """What a view returns when the engine has its request, and the answer is still to come."""
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        finish: Callable[[], Response],
+        leave: Callable[[], object],
+        *,
+        quick: bool,
+    ) -> None:
+        """`finish` waits for the ticket, builds the answer and never raises; `leave` is called when
+        it is built, or given up. `quick`: is it built so fast that others may wait for it?
+        """
+        super().__init__()
+        self.ticket = ticket
+        self.quick = quick
+        self._finish = finish
+        self._leave = leave
+        self._then: list[Callable[[Response], object]] = []
+
+    def then(self, hear: Callable[[Response], object]) -> None:
+        """Call `hear(answer)` when there is one, before it is sent."""
+        self._then.append(hear)
+
+    def answer(self) -> Response:
+        """The answer itself; waits until it is there."""
+        try:
+            answer = self._finish()
+        finally:
+            self._leave()
+        for name in set(self.headers.keys()) - set(answer.headers.keys()):
+            answer.headers.setlist(name, self.headers.getlist(name))
+        if "Vary" in self.headers:
+            answer.vary.update(self.vary)
+        for hear in self._then:
+            hear(answer)
+        return answer
+
+    def close(self) -> None:
+        """All is over, whether somebody asked for the answer or not. Idempotent."""
+        super().close()
+        self.ticket.cancel()
+        self._leave()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Waiting:
+        """WSGI: nothing has been said yet when this returns."""
+        return Waiting(self, environ, start_response)
+
+
+class Waiting:
+    """A `Deferred` as WSGI has it: the server asks for its parts."""
+
+    __slots__ = ("_environ", "_start_response", "deferred")
+
+    def __init__(self, deferred: Deferred, environ: Environ, start_response: StartResponse) -> None:
+        self.deferred = deferred
+        self._environ = environ
+        self._start_response = start_response
+
+    def __iter__(self) -> Iterator[bytes]:
+        answer = self.deferred.answer()
+        try:
+            yield from answer(self._environ, self._start_response)
+        finally:
+            answer.close()
+
+    def close(self) -> None:
+        """WSGI servers call this when they have the whole answer, or have given up."""
+        self.deferred.close()

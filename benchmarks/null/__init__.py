@@ -1,0 +1,1 @@
+"""A model that computes next to nothing, and an app without an engine: the rest is ours."""

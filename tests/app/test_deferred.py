@@ -1,0 +1,107 @@
+"""A response that holds its ticket: under a server that waits, and under one that asks later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Response, g
+from werkzeug.test import EnvironBuilder
+
+from app.deferred import Waiting
+from tests.app.conftest import PUPPET, Serve, Served, answer, body
+
+
+def ask(served: Served, **headers: str) -> tuple[Waiting, list[tuple[str, Any]]]:
+    """Call the app as a WSGI server does, and keep what it starts to answer."""
+    said: list[tuple[str, Any]] = []
+    builder = EnvironBuilder(
+        "/v2/models/puppet/infer", method="POST", json=body(1.0), headers=headers
+    )
+    parts = served.app(builder.get_environ(), lambda *start: said.append(start))
+    assert isinstance(parts, Waiting)
+    return parts, said
+
+
+def test_nothing_is_said_before_the_first_part_is_asked_for(served: Served) -> None:
+    served.hold()
+    parts, said = ask(served, **{"X-Request-Id": "mine"})
+    assert not parts.deferred.ticket.done
+    served.release()
+    (content,) = parts
+    ((status, headers),) = said
+    assert status == "200 OK"
+    assert str(answer(1.0)[0]).encode() in content
+    assert ("X-Request-Id", "mine") in headers
+    assert ("Content-Type", "application/json") in headers
+    parts.close()
+
+
+def test_headers_that_hooks_put_on_the_response_are_on_the_answer(served: Served) -> None:
+    @served.app.after_request
+    def allow(response: Response) -> Response:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        response.headers.add("X-Twice", "1")
+        response.headers.add("X-Twice", "2")
+        response.vary.add("Origin")
+        return response
+
+    said = served.infer(1.0)
+    assert said.headers["Access-Control-Allow-Origin"] == "*"
+    assert said.headers.getlist("X-Twice") == ["1", "2"]
+    assert said.headers["Vary"] == "Origin"
+    assert said.headers["Content-Type"] == "application/json"
+    assert len(said.headers.getlist("Content-Length")) == 1
+
+
+def test_the_metrics_are_those_of_the_answer(served: Served) -> None:
+    def count(status: int) -> float | None:
+        return served.sample("flask_http_request_total", method="POST", status=str(status))
+
+    served.hold()
+    parts, _ = ask(served)
+    assert count(200) is None
+    served.device.fail_result = RuntimeError("gone")
+    served.release()
+    list(parts)
+    parts.close()
+    assert (count(200), count(500)) == (None, 1)
+    labels = {"method": "POST", "status": "500", "url_rule": "/v2/models/<name>/infer"}
+    assert served.sample("flask_http_request_duration_seconds_count", **labels) == 1
+
+
+def test_a_server_that_never_asks_gives_the_place_and_the_queue_back(serve: Serve) -> None:
+    served = serve(PUPPET, threads=2)
+    served.hold()
+    parts, said = ask(served)
+    assert served.infer(2.0).status_code == 429
+    parts.close()
+    parts.close()
+    assert parts.deferred.ticket.done
+    assert said == []
+    served.release()
+    assert served.infer(2.0).status_code == 200
+
+
+def test_a_hook_that_fails_after_the_view_gives_the_place_back(serve: Serve) -> None:
+    served = serve(PUPPET, threads=2)
+
+    @served.app.after_request
+    def fail(response: Response) -> Response:
+        if g.request_id == "bad":
+            g.request_id = "said"
+            raise ZeroDivisionError
+        return response
+
+    assert served.infer(1.0, headers={"X-Request-Id": "bad"}).status_code == 500
+    assert served.infer(1.0).status_code == 200
+
+
+def test_a_bug_in_the_making_of_an_answer_is_a_500_that_names_the_request(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.codec.oip.encode", lambda *_args: 1 // 0)
+    said = served.infer(1.0, headers={"X-Request-Id": "r-7"})
+    assert said.status_code == 500
+    assert said.get_json() == {"error": "internal error; the log has request r-7"}
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,207 @@
+"""The loop: calls of other threads, alarms that move, sockets that close meanwhile."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.worker.loop import Loop
+from app.worker.outbox import HIGH_WATER, Outbox
+from app.worker.pool import Pool
+from engine.testing import FakeClock
+from tests.app.conftest import PATIENCE_S
+from tests.app.worker.conftest import Pair
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def loop(clock: FakeClock) -> Iterator[Loop]:
+    loop = Loop(clock)
+    yield loop
+    loop.close()
+
+
+class Sleeper:
+    def __init__(self) -> None:
+        self.wakes_at = self.scheduled_at = math.inf
+        self.rung = 0
+
+    def on_alarm(self) -> None:
+        self.rung += 1
+
+
+def test_however_many_calls_wait_the_loop_is_woken_once(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    write = os.eventfd_write
+    monkeypatch.setattr(os, "eventfd_write", lambda fd, n: (writes.append(n), write(fd, n)))
+    heard: list[int] = []
+    for number in range(3):
+        loop.call_soon([lambda number=number: heard.append(number)] * 2)
+    loop.run_once(PATIENCE_S)
+    assert heard == [0, 0, 1, 1, 2, 2]
+    assert writes == [1]
+    loop.call_soon([lambda: heard.append(3)])
+    loop.run_once(PATIENCE_S)
+    assert (heard[-1], writes) == (3, [1, 1])
+
+
+def test_a_call_that_is_made_by_a_call_waits_for_the_next_turn(loop: Loop) -> None:
+    heard: list[str] = []
+    loop.call_soon([lambda: loop.call_soon([lambda: heard.append("second")])])
+    loop.run_once(PATIENCE_S)
+    assert heard == []
+    loop.run_once(PATIENCE_S)
+    assert heard == ["second"]
+
+
+def test_another_thread_ends_the_wait(loop: Loop) -> None:
+    heard = threading.Event()
+    threading.Thread(target=loop.call_soon, args=([heard.set],)).start()
+    loop.run_once(PATIENCE_S)
+    assert heard.is_set()
+
+
+@pytest.mark.parametrize(
+    ("moments", "rings_at"),
+    [
+        pytest.param([5], 5, id="as set"),
+        pytest.param([5, 9], 9, id="later"),
+        pytest.param([9, 5], 5, id="earlier"),
+        pytest.param([9, 5, 20], 20, id="earlier, then later than both"),
+        pytest.param([5, math.inf], None, id="never after all"),
+    ],
+)
+def test_an_alarm_rings_once_at_the_moment_it_was_moved_to(
+    loop: Loop, clock: FakeClock, moments: list[float], rings_at: float | None
+) -> None:
+    sleeper, started = Sleeper(), clock.now
+    for moment in moments:
+        loop.alarm(sleeper, started + moment)
+    rung = []
+    for second in range(30):
+        clock.now = started + second
+        loop.run_once(0)
+        rung.append(sleeper.rung)
+    assert rung == [int(rings_at is not None and second >= rings_at) for second in range(30)]
+
+
+def test_a_socket_that_is_forgotten_meanwhile_is_not_called(loop: Loop) -> None:
+    first, second = os.eventfd(1), os.eventfd(1)
+    heard: list[int] = []
+
+    def hear(number: int, other: int) -> None:
+        heard.append(number)
+        loop.forget(other)
+
+    loop.watch(first, select.EPOLLIN, lambda _events: hear(first, second))
+    loop.watch(second, select.EPOLLIN, lambda _events: hear(second, first))
+    loop.run_once(PATIENCE_S)
+    assert len(heard) == 1
+    os.close(first)
+    os.close(second)
+
+
+def test_what_happens_at_once_is_handled_together_and_one_thing_is_not(loop: Loop) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def several() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    loop.several = several
+    loop.call_soon([lambda: entered.append("alone")])
+    loop.run_once(PATIENCE_S)
+    assert entered == ["alone"]
+    other = os.eventfd(1)
+    loop.watch(other, select.EPOLLIN, lambda _events: loop.forget(other))
+    loop.call_soon([lambda: entered.append("call")])
+    loop.run_once(PATIENCE_S)
+    assert entered == ["alone", "in", "call", "out"]
+    os.close(other)
+
+
+# --- bytes on their way ---------------------------------------------------------------------------
+
+
+def test_what_the_socket_does_not_take_stays_and_arrives_in_order(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.setblocking(False)
+    outbox = Outbox(ours)
+    sent = os.urandom(3_000_000)
+    outbox.sendall(sent[:10])
+    outbox.send(sent[10:])
+    assert outbox.full
+    assert outbox.flush()
+    assert not outbox.flush()  # nobody has read
+    assert not outbox.empty
+    received = b""
+    while len(received) < len(sent):
+        received += theirs.recv(1 << 20)
+        outbox.flush()
+    assert received == sent
+    assert outbox.empty
+    assert not outbox.full
+
+
+def test_an_outbox_is_full_beyond_its_mark_only(pair: Pair) -> None:
+    outbox = Outbox(pair[0])
+    outbox.sendall(b"x" * HIGH_WATER)
+    assert not outbox.full
+    outbox.sendall(b"x")
+    assert outbox.full
+    outbox.drop()
+    assert outbox.empty
+    assert not outbox.full
+
+
+# --- threads --------------------------------------------------------------------------------------
+
+
+def test_a_pool_has_no_more_threads_than_it_may_and_survives_a_call_that_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool, names, done = Pool(2), set(), threading.Semaphore(0)
+    gate = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def call(fails: bool) -> None:
+        names.add(threading.current_thread())
+        gate.wait()
+        done.release()
+        if fails:
+            raise ZeroDivisionError
+
+    for number in range(6):
+        pool.submit(lambda number=number: call(number < 2))
+    for _ in range(6):
+        assert done.acquire(timeout=PATIENCE_S)
+    assert len(names) == 2
+    pool.close()
+    for thread in names:
+        thread.join(PATIENCE_S)
+    assert caplog.text.count("a call in the pool failed") == 2
+
+
+def test_an_idle_thread_is_used_again() -> None:
+    pool, names = Pool(8), []
+    for _ in range(5):
+        done = threading.Event()
+        pool.submit(lambda done=done: (names.append(threading.current_thread()), done.set()))
+        assert done.wait(PATIENCE_S)
+    pool.close()
+    assert len(names) == 5
+    for thread in names:
+        thread.join(PATIENCE_S)
