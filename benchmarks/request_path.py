@@ -1,154 +1,149 @@
-"""What a request costs beside the model: Brim's worker and gthread, with and without the engine.
+"""What a request costs in CPU between the socket and the socket, without network and load generator.
 
-    python -m benchmarks.request_path [--clients 1,8,64,256] [--seconds 3] [--rounds 3]
+    python -m benchmarks.request_path [--clients 1,64] [--requests 4000] [--rounds 5] [--profile 40]
 
-Four servers stand beside each other: the null model and the floor (`benchmarks/null/`), each under
-both workers. They are measured in turn, several rounds, with closed-loop clients; the medians of
-the rounds are shown. CPU is that of the serving process, divided by the requests that it answered:
-of all numbers here it depends least on who else uses the machine.
+One process: the worker's own loop and connections over socket pairs, closed loop, the clients driven
+by the same thread between two turns of the loop. Three applications, one above the other: a bare
+WSGI callable (the worker and gunicorn), the floor (and Flask, and JSON), and Brim with its engine
+and the null model. CPU microseconds of all threads a request, the clients' own subtracted: the median
+of the rounds and the least. Where other programs use the machine, this changes least.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import cProfile
+import json
+import pstats
+import select
+import socket
 import statistics
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, Final
 
-import psutil
+from gunicorn.config import Config
 
-from benchmarks.load import closed_loop
-from benchmarks.serving import free_port
+from app import hosting, settings
+from app.worker.worker import BrimWorker
+from benchmarks.null.floor import app as floor
 
-PATH = "/v2/models/null/infer"
-INPUTS = [{"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [i / 7 for i in range(16)]}]
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
-WORKERS = {"brim": "app.worker.worker.BrimWorker", "gthread": "gthread"}
-THREADS = 300
-"""Of gthread, for as many clients and a few more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One measurement."""
-
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    cpu_us: float
-
-
-@contextlib.contextmanager
-def served(worker: str, *, engine: bool) -> Iterator[tuple[int, psutil.Process]]:
-    """A server, its port and the process that serves."""
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    if engine:
-        config = HERE / "null" / f".{worker}.toml"
-        plain = (HERE / "null" / "null.toml").read_text(encoding="utf-8")
-        config.write_text(plain.replace("[server]", f'[server]\nworker = "{worker}"', 1))
-        command: list[str | Path] = [BIN / "brim", "serve", config, "--bind", address]
-        command += ["--threads", str(THREADS)] if worker == "gthread" else []
-    else:
-        threads = str(THREADS if worker == "gthread" else 4)
-        command = [BIN / "gunicorn", "-k", WORKERS[worker], "--threads", threads, "-b", address]
-        command += ["--keep-alive", "75", "benchmarks.null.floor:app"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as master:
-        try:
-            wait(port)
-            yield port, psutil.Process(master.pid).children()[0]
-        finally:
-            master.terminate()
+HERE: Final = Path(__file__).parent
+_BODY: Final = json.dumps(
+    {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1, 16], "data": [i / 7 for i in range(16)]}
+        ]
+    }
+).encode()
+REQUEST: Final = (
+    b"POST /v2/models/null/infer HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
+    b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+"""What `brim bench` sends."""
 
 
-def wait(port: int) -> None:
-    """Until it answers."""
-    body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,16],"data":[%s]}]}'
-    for _ in range(300):
-        with contextlib.suppress(OSError, urllib.error.HTTPError):
-            numbers = b",".join([b"1"] * 16)
-            urllib.request.urlopen(f"http://127.0.0.1:{port}{PATH}", body % numbers, 5).read()
-            return
-        time.sleep(0.1)
-    raise SystemExit("a server did not come up")
+class Bare:
+    """Answers without looking."""
+
+    def quick(self, _environ: Any) -> bool:
+        """What Brim's worker asks."""
+        return True
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+        return [b"ok"]
 
 
-def measure(port: int, process: psutil.Process, clients: int, seconds: float) -> Seen:
-    """Drive it; everybody must get 200."""
-    before = cpu_seconds(process)
-    load = closed_loop(port, PATH, INPUTS, clients, seconds)
-    spent = cpu_seconds(process) - before
-    if set(load.statuses) != {200}:
-        raise SystemExit(f"statuses {load.statuses}")
-    answered = load.rate * seconds * 1.2  # the warm-up is a fifth
-    return Seen(load.rate, load.p50 * 1e3, load.p99 * 1e3, spent / answered * 1e6)
+class Silent:
+    """A log that nobody reads."""
+
+    access_log_enabled = False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_args, **_kwargs: None
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """User and system, since its start."""
-    times = process.cpu_times()
-    return times.user + times.system
+def brim() -> Any:
+    """The app, its one model ready."""
+    sys.path.insert(0, str(HERE / "null"))
+    app = hosting.build(settings.load(HERE / "null" / "null.toml"))
+    engine = app.extensions["brim"].engine
+    while not engine.ready:
+        time.sleep(0.05)
+    return app
 
 
-def middle(seen: list[Seen]) -> Seen:
-    """The median of each number."""
-    return Seen(
-        statistics.median(one.rate for one in seen),
-        statistics.median(one.p50_ms for one in seen),
-        statistics.median(one.p99_ms for one in seen),
-        statistics.median(one.cpu_us for one in seen),
-    )
+class Bench:
+    """A worker that serves socket pairs."""
+
+    def __init__(self, app: Any, clients: int) -> None:
+        self.worker = BrimWorker(0, 0, [], None, 30, Config(), Silent())
+        self.worker.open()
+        self.worker.host(app)
+        self._poll = select.epoll()
+        self._clients: dict[int, socket.socket] = {}
+        for number in range(clients):
+            client, server = socket.socketpair()
+            client.setblocking(False)
+            self.worker.connect(server, ("127.0.0.1", number), ("127.0.0.1", 8000))
+            self._poll.register(client, select.EPOLLIN)
+            self._clients[client.fileno()] = client
+
+    def run(self, requests: int) -> float:
+        """CPU seconds a request."""
+        begin, mine = time.process_time(), 0.0
+        for client in self._clients.values():
+            client.send(REQUEST)
+        open_, left = len(self._clients), requests
+        while open_:
+            self.worker.loop.run_once(1.0)
+            mine -= time.thread_time()
+            for number, _ in self._poll.poll(0):
+                answer = self._clients[number].recv(65536)
+                if not answer.startswith(b"HTTP/1.1 200"):
+                    raise SystemExit(f"unexpected answer {answer!r}")
+                left -= 1
+                if left > 0:
+                    self._clients[number].send(REQUEST)
+                else:
+                    open_ -= 1
+            mine += time.thread_time()
+        return (time.process_time() - begin - mine) / (requests + len(self._clients) - 1)
 
 
 def main() -> None:
-    """Measure and print one table and the ratios of interest."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clients", default="1,8,64,256")
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", default="1,64")
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--apps", default="bare,floor,brim")
+    parser.add_argument("--profile", type=int, default=0, help="lines of the loop's thread to show")
     options = parser.parse_args()
-    counts = [int(count) for count in options.clients.split(",")]
+    makes: dict[str, Callable[[], Any]] = {"bare": Bare, "floor": lambda: floor, "brim": brim}
+    print("| app | clients | CPU us a request | least |")
+    print("|---|--:|--:|--:|")
+    for name in options.apps.split(","):
+        app = makes[name]()
+        for clients in (int(count) for count in options.clients.split(",")):
+            bench = Bench(app, clients)
+            bench.run(options.requests // 2)
+            seen = [bench.run(options.requests) * 1e6 for _ in range(options.rounds)]
+            print(f"| {name} | {clients} | {statistics.median(seen):.0f} | {min(seen):.0f} |")
+            if options.profile:
+                show(lambda bench=bench: bench.run(options.requests), options.profile)
 
-    kinds = {
-        f"{'engine' if engine else 'floor'}, {worker}": (worker, engine)
-        for engine in (True, False)
-        for worker in WORKERS
-    }
-    seen: dict[tuple[int, str], list[Seen]] = {}
-    with contextlib.ExitStack() as stack:
-        servers = {
-            kind: stack.enter_context(served(worker, engine=engine))
-            for kind, (worker, engine) in kinds.items()
-        }
-        for clients in counts:
-            for _ in range(options.rounds):
-                for kind, (port, process) in servers.items():
-                    one = measure(port, process, clients, options.seconds)
-                    seen.setdefault((clients, kind), []).append(one)
 
-    print("| clients | server | requests/s | p50 ms | p99 ms | CPU us a request |")
-    print("|--:|---|--:|--:|--:|--:|")
-    middles = {key: middle(several) for key, several in seen.items()}
-    for (clients, kind), one in middles.items():
-        numbers = f"{one.rate:.0f} | {one.p50_ms:.2f} | {one.p99_ms:.2f} | {one.cpu_us:.0f}"
-        print(f"| {clients} | {kind} | {numbers} |")
-    print("\n| clients | rate, brim / gthread | p99 | CPU | rate, engine / floor |")
-    print("|--:|--:|--:|--:|--:|")
-    for clients in counts:
-        ours, theirs = middles[clients, "engine, brim"], middles[clients, "engine, gthread"]
-        floor = middles[clients, "floor, brim"]
-        print(
-            f"| {clients} | {ours.rate / theirs.rate:.2f} | {ours.p99_ms / theirs.p99_ms:.2f} "
-            f"| {ours.cpu_us / theirs.cpu_us:.2f} | {ours.rate / floor.rate:.2f} |"
-        )
+def show(run: Callable[[], object], lines: int) -> None:
+    """Where the loop's thread spends its time."""
+    profile = cProfile.Profile()
+    profile.runcall(run)
+    pstats.Stats(profile).sort_stats("cumulative").print_stats(lines)
 
 
 if __name__ == "__main__":

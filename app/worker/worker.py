@@ -72,18 +72,27 @@ class BrimWorker(Worker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """In the worker's process, before the application is loaded; returns when all is over."""
+        self.open()
+        super().init_process()
+
+    def open(self) -> None:
+        """Make what must not be shared with the process that this one was forked from."""
         self.loop = Loop()
         self.pool = Pool(self.cfg.threads)
         if self.cfg.is_ssl:
             self._tls = gunicorn_sock.ssl_context(self.cfg)
-        super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the application, and ask it what it says of itself."""
+        """Load the application that the configuration names."""
         super().load_wsgi()
-        self.quick = getattr(self.wsgi, "quick", _nothing_is_quick)
-        self.loop.several = getattr(self.wsgi, "several", nullcontext)
-        config = getattr(self.wsgi, "config", {})
+        self.host(self.wsgi)
+
+    def host(self, app: Any) -> None:
+        """Serve this application, and ask it what it says of itself."""
+        self.wsgi = app
+        self.quick = getattr(app, "quick", _nothing_is_quick)
+        self.loop.several = getattr(app, "several", nullcontext)
+        config = getattr(app, "config", {})
         self.longest_body = config.get("MAX_CONTENT_LENGTH") or LONGEST_BODY
 
     def run(self) -> None:
@@ -154,11 +163,12 @@ class BrimWorker(Worker):  # type: ignore[misc]
                     elif error.errno not in _TRANSIENT:
                         raise
                     return
-                self._connect(client, address, server)
+                self.connect(client, address, server)
 
         return accept
 
-    def _connect(self, client: socket.socket, address: Any, server: Any) -> None:
+    def connect(self, client: socket.socket, address: Any, server: Any) -> None:
+        """Serve a client at `address` who came to `server`, one of ours."""
         client.setblocking(False)
         if self._tls is not None:
             try:
