@@ -20,7 +20,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,13 +136,13 @@ def main() -> None:
             seen = [bench.run(options.requests) * 1e6 for _ in range(options.rounds)]
             print(f"| {name} | {clients} | {statistics.median(seen):.0f} | {min(seen):.0f} |")
             if options.profile:
-                show(lambda bench=bench: bench.run(options.requests), options.profile)
+                show(bench, options.requests, options.profile)
 
 
-def show(run: Callable[[], object], lines: int) -> None:
+def show(bench: Bench, requests: int, lines: int) -> None:
     """Where the loop's thread spends its time."""
     profile = cProfile.Profile()
-    profile.runcall(run)
+    profile.runcall(bench.run, requests)
     pstats.Stats(profile).sort_stats("cumulative").print_stats(lines)
 
 
