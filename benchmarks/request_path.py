@@ -1,12 +1,13 @@
-"""What a request costs in CPU between the socket and the socket, without network and load generator.
+"""What a request costs in CPU from socket to socket, without network and load generator.
 
     python -m benchmarks.request_path [--clients 1,64] [--requests 4000] [--rounds 5] [--profile 40]
 
-One process: the worker's own loop and connections over socket pairs, closed loop, the clients driven
+One process: the worker's own loop and connections over socket pairs, closed loop, driven
 by the same thread between two turns of the loop. Three applications, one above the other: a bare
 WSGI callable (the worker and gunicorn), the floor (and Flask, and JSON), and Brim with its engine
-and the null model. CPU microseconds of all threads a request, the clients' own subtracted: the median
-of the rounds and the least. Where other programs use the machine, this changes least.
+and the null model. CPU of all threads in microseconds a request, less the clients' own: the
+median of the rounds and the least. Of all ways to measure it, it changes least with whoever else
+uses the machine.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any, Final, Protocol
 
 from gunicorn.http.errors import NoMoreData
@@ -22,7 +23,8 @@ from gunicorn.http.message import Request
 
 from app.worker.exchange import Exchange
 from app.worker.exchange import Host as ExchangeHost
-from app.worker.inbox import Body, Inbox, Incomplete
+from app.worker.heads import Head, Heads
+from app.worker.inbox import ChunkedBody, Inbox, Incomplete, SizedBody
 from app.worker.loop import Loop
 from app.worker.outbox import Outbox
 from app.worker.pool import Pool
@@ -67,6 +69,7 @@ class Host(ExchangeHost, Protocol):
 
     loop: Loop
     pool: Pool
+    heads: Heads
     longest_body: int
     quick: Callable[[Mapping[str, Any]], bool]
     parked: dict[Ticket, Callable[[], object]]
@@ -114,7 +117,7 @@ class Connection:
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._inbox = Inbox()
         self._outbox = Outbox(sock)
-        self._body: Body | None = None
+        self._body: SizedBody | ChunkedBody | None = None
         self._exchange: Exchange | None = None
         self._number = 0
         self._quick = False
@@ -231,23 +234,23 @@ class Connection:
                 self._alarm_in(BODY_S)
 
     def _parse_head(self) -> None:
-        cfg, inbox = self._host.cfg, self._inbox
-        if not inbox.head_is_due(cfg):
+        host, inbox = self._host, self._inbox
+        first = inbox.head()
+        known = None
+        if first is not None:
+            known = host.heads.find(first, self._address, self._server)
+            if known is not None:
+                inbox.take(len(first))
+        elif not inbox.is_refused_already(host.cfg):
             return
-        try:
-            request = Request(cfg, inbox, self._address, self._number + 1)
-        except Incomplete:
-            inbox.rewind()
-            return
-        except (StopIteration, NoMoreData):
-            self.close()
-            return
-        except Exception as error:
-            self._refuse(None, error)
-            return
+        if known is None:
+            known = self._read_head(first)
+            if known is None:
+                return
         self._number += 1
-        self._exchange = Exchange(self._host, request, self._outbox, self._address)
-        self._body = Body(request, inbox, self._host.longest_body)
+        request = known.request(inbox, self._address, self._number)
+        self._exchange = Exchange(host, known, request, self._outbox, self._address)
+        self._body = known.body(inbox, host.longest_body)
         self.state = State.BODY
         if request._expected_100_continue:
             # gunicorn would say it when the application is called, which is when the body is here
@@ -255,6 +258,26 @@ class Connection:
             if not self._body.too_long:
                 self._outbox.sendall(_CONTINUE)
                 self._flush()
+
+    def _read_head(self, first: bytes | None) -> Head | None:
+        """Let gunicorn parse; None if that ends here. `first` are the bytes of a whole head."""
+        inbox = self._inbox
+        try:
+            request = Request(self._host.cfg, inbox, self._address, self._number + 1)
+        except Incomplete:
+            inbox.rewind()
+            return None
+        except (StopIteration, NoMoreData):
+            self.close()
+            return None
+        except Exception as error:
+            self._refuse(None, error)
+            return None
+        head = Head(request)
+        size = inbox.settle()
+        if first is not None and size == len(first):
+            self._host.heads.learn(first, self._address, self._server, head)
+        return head
 
     def _refuse(self, request: Request | None, error: Exception) -> None:
         """Send what gunicorn answers to what is no request."""
@@ -266,7 +289,7 @@ class Connection:
 
     # --- running ---------------------------------------------------------------------------------
 
-    def _begin(self, body: Body) -> None:
+    def _begin(self, body: SizedBody | ChunkedBody) -> None:
         """The request is here: call the application."""
         exchange = self._exchange
         if exchange is None:
@@ -275,6 +298,8 @@ class Connection:
         self.state = State.RUNNING
         self._host.loop.alarm(self, math.inf)
         self._whole, self._body = body.complete, None
+        if self._whole and isinstance(body, SizedBody):
+            exchange.request.body = BytesIO(body.read())
         close = self._host.count_request() or not self._whole
         try:
             exchange.prepare(self._server, close=close)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from io import BytesIO
 from typing import Any, Protocol
 
-from gunicorn.http import wsgi
 from gunicorn.http.message import Request
 
 from app.deferred import Deferred, Waiting
+from app.worker.heads import Head
 from app.worker.outbox import Outbox
 
 
@@ -35,6 +36,7 @@ class Exchange:
 
     __slots__ = (
         "_address",
+        "_head",
         "_host",
         "_iterator",
         "_outbox",
@@ -48,8 +50,11 @@ class Exchange:
         "request",
     )
 
-    def __init__(self, host: Host, request: Request, outbox: Outbox, address: Any) -> None:
+    def __init__(
+        self, host: Host, head: Head, request: Request, outbox: Outbox, address: Any
+    ) -> None:
         self._host = host
+        self._head = head
         self._outbox = outbox
         self._address = address
         self._parts: Iterable[bytes] = ()
@@ -66,11 +71,9 @@ class Exchange:
         host = self._host
         host.cfg.pre_request(host, self.request)
         self._started = datetime.now()
-        self._response, self.environ = wsgi.create(
+        self._response, self.environ = self._head.open(
             self.request, self._outbox, self._address, server, host.cfg
         )
-        self.environ["gunicorn.socket"] = self._outbox.sock
-        self.environ["wsgi.multithread"] = True
         if close:
             self._response.force_close()
 
@@ -158,6 +161,8 @@ class Exchange:
         As gunicorn does, and for the same reason: where a body failed, nobody knows where it ends.
         """
         body = self.request.body
+        if isinstance(body, BytesIO):
+            return True
         try:
             while body.read(64 * 1024):
                 pass

@@ -13,8 +13,6 @@ import io
 import re
 from typing import Any, Final
 
-from gunicorn.http.body import LengthReader
-from gunicorn.http.message import Request
 from gunicorn.http.unreader import Unreader
 
 CHUNK: Final = 8192
@@ -45,32 +43,24 @@ class Inbox(Unreader):  # type: ignore[misc]
         """Take what has come."""
         self._data += data
 
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """For gunicorn: the next bytes, as many as a socket would give."""
-        size = min(max(CHUNK, size_hint or 0), LARGEST_CHUNK)
-        data = bytes(self._data[self._at : self._at + size])
-        if not data and not self.ended:
-            raise Incomplete
-        self._at += len(data)
-        return data
-
     @property
     def held(self) -> int:
-        """Bytes that are not read."""
-        return len(self._data) - self._at + self.buf.getbuffer().nbytes
+        """Bytes that are not read; ask while gunicorn does not."""
+        return len(self._data) - self._at
 
-    @property
-    def fed(self) -> memoryview:
-        """Those that have come and were not asked for yet."""
-        return memoryview(self._data)[self._at :]
+    def head(self) -> bytes | None:
+        """The bytes to the first empty line, if that is here."""
+        end = self._data.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0:
+            return None
+        return bytes(memoryview(self._data)[: end + 4])
 
-    def head_is_due(self, cfg: Any) -> bool:
-        """Is there a whole head, or one that gunicorn refuses whatever follows?"""
+    def is_refused_already(self, cfg: Any) -> bool:
+        """Can gunicorn tell, before there is a whole head, that it will refuse it?"""
         data, start = self._data, max(0, self._scanned - 3)
         self._scanned = len(data)
         return (
-            data.find(b"\r\n\r\n", start) >= 0
-            or data.count(b"\n", start) != data.count(b"\r\n", start)
+            data.count(b"\n", start) != data.count(b"\r\n", start)
             or (
                 len(data) - len(b"\r\n\r\n") > cfg.limit_request_line > 0
                 and data.find(b"\r\n", 2) < 0
@@ -78,64 +68,108 @@ class Inbox(Unreader):  # type: ignore[misc]
             or len(data) > (cfg.limit_request_field_size + 2) * cfg.limit_request_fields
         )
 
-    def rewind(self) -> None:
-        """The head was not whole: as if nobody had read of it."""
-        self.buf = io.BytesIO()
-        self._at = 0
+    def take(self, size: int) -> bytes:
+        """The next bytes; so many are held."""
+        at = self._at
+        self._at = at + size
+        return bytes(memoryview(self._data)[at : at + size])
+
+    @property
+    def rest(self) -> bytes:
+        """What is held, which stays."""
+        return bytes(memoryview(self._data)[self._at :])
 
     def next_request(self) -> None:
-        """The request has been read to its end; what is left is the beginning of the next."""
-        left = self.take_buffered()
-        self._data = bytearray(left) + self._data[self._at :]
+        """A request has been read to its end; what is left is the beginning of the next."""
+        self.settle()
+        del self._data[: self._at]
         self._at = self._scanned = 0
         self.ended = False
 
     def clear(self) -> None:
         """Nothing of this is wanted."""
+        self.buf = io.BytesIO()
         self._data.clear()
-        self.rewind()
+        self._at = 0
+
+    # --- for gunicorn ----------------------------------------------------------------------------
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """The next bytes, as many as a socket would give."""
+        size = min(max(CHUNK, size_hint or 0), LARGEST_CHUNK, self.held)
+        if not size and not self.ended:
+            raise Incomplete
+        return self.take(size)
+
+    def settle(self) -> int:
+        """Gunicorn has read what it wants, and put back what that was not: how much was it?"""
+        self._at -= len(self.take_buffered())
+        return self._at
+
+    def rewind(self) -> None:
+        """The head was not whole: as if nobody had read of it."""
+        self.buf = io.BytesIO()
+        self._at = 0
 
 
-class Body:
-    """Whether all of a request's body has come, or more than anybody wants."""
+class SizedBody:
+    """A body whose length its head says."""
 
-    def __init__(self, request: Request, inbox: Inbox, longest: int) -> None:
+    __slots__ = ("_inbox", "_length", "too_long")
+
+    def __init__(self, inbox: Inbox, length: int, longest: int) -> None:
+        """Lengths are in bytes."""
+        self._inbox = inbox
+        self._length = length
+        self.too_long = length > longest
+
+    @property
+    def complete(self) -> bool:
+        """Has all of it come?"""
+        return self._inbox.held >= self._length
+
+    @property
+    def wanted(self) -> int:
+        """How many bytes to ask the socket for."""
+        return max(OVERHEAD, min(self._length - self._inbox.held, LARGEST_CHUNK))
+
+    def feed(self, data: bytes) -> None:
+        """The inbox has it already."""
+
+    def read(self) -> bytes:
+        """All of it, when it is complete."""
+        return self._inbox.take(self._length)
+
+
+class ChunkedBody:
+    """A body that says at its end that this is it."""
+
+    __slots__ = ("_chunks", "_inbox", "_longest")
+
+    wanted = OVERHEAD
+
+    def __init__(self, inbox: Inbox, longest: int) -> None:
         """`longest` is in bytes."""
         self._inbox = inbox
         self._longest = longest
-        reader: Any = request.body.reader
-        self._length: int | None = reader.length if isinstance(reader, LengthReader) else None
         self._chunks = Chunks()
-        if self._length is None:
-            self._chunks.feed(inbox.buf.getvalue())
-            self._chunks.feed(bytes(inbox.fed))
+        self._chunks.feed(inbox.rest)
 
     @property
     def too_long(self) -> bool:
         """Is it known to be longer than `longest`?"""
-        if self._length is not None:
-            return self._length > self._longest
         return (
             self._chunks.payload > self._longest or self._inbox.held > 2 * self._longest + OVERHEAD
         )
 
     @property
-    def wanted(self) -> int:
-        """How many bytes to ask the socket for; an estimate."""
-        missing = 0 if self._length is None else self._length - self._inbox.held
-        return max(OVERHEAD, min(missing, LARGEST_CHUNK))
+    def complete(self) -> bool:
+        """Has all of it come?"""
+        return self._chunks.done
 
     def feed(self, data: bytes) -> None:
         """Look at what has come; the inbox has it already."""
-        if self._length is None:
-            self._chunks.feed(data)
-
-    @property
-    def complete(self) -> bool:
-        """Has all of it come?"""
-        if self._length is not None:
-            return self._inbox.held >= self._length
-        return self._chunks.done
+        self._chunks.feed(data)
 
 
 class Chunks:

@@ -17,6 +17,7 @@ from gunicorn.workers.base import Worker
 
 from app.deferred import Deferred
 from app.worker.connection import BODY_S, HEAD_S, LINGER_S, WRITE_S, Connection, State
+from app.worker.heads import Heads
 from app.worker.loop import Loop
 from engine.errors import Cancelled, DeadlineExceeded
 from engine.model import Prepared
@@ -58,6 +59,7 @@ class Host:
         self.cfg, self.log, self.loop, self.pool = Config(), Log(), Loop(clock), ByHand()
         self.cfg.set("keepalive", 75)
         self.longest_body = 1000
+        self.heads = Heads(self.cfg)
         self.parked: dict[Ticket, Callable[[], object]] = {}
         self.requests = 0
         self.tickets: list[Ticket] = []
