@@ -46,10 +46,11 @@ main.add_command(tune)
 @main.command()
 @CONFIG
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen; wins over the config.")
-@click.option("--threads", type=int, help="How many requests may be in the process at once.")
-def serve(config: Path, bind: str | None, threads: int | None) -> None:
+@click.option("--worker", metavar="NAME", help="gunicorn's worker: brim (default) or gthread.")
+@click.option("--threads", type=int, help="Threads for requests; gthread needs one for each.")
+def serve(config: Path, bind: str | None, worker: str | None, threads: int | None) -> None:
     """Serve the models of CONFIG under gunicorn until SIGTERM or Ctrl-C."""
-    hosting.Server(_load(config, bind, threads)).run()
+    hosting.Server(_load(config, bind, worker, threads)).run()
 
 
 @main.command()
@@ -82,7 +83,7 @@ def check(
             raise click.UsageError("--rows, --lengths and --out need --measure")
         console.print(
             f"\n  [bold]{escape(settings.file)}[/] is valid: {len(settings.models)} models on "
-            f"{settings.url}, {settings.threads} threads\n"
+            f"{settings.url}, worker {settings.worker}, {settings.threads} threads\n"
         )
     chosen = [each for each in settings.models if model in (None, each.name)]
     if not chosen:
@@ -117,9 +118,11 @@ def _measure(config: ModelConfig, console: Console, out: Path | None) -> None:
         raise SystemExit(1) from None
 
 
-def _load(config: Path, bind: str | None = None, threads: int | None = None) -> Settings:
+def _load(
+    config: Path, bind: str | None = None, worker: str | None = None, threads: int | None = None
+) -> Settings:
     try:
-        return settings_module.load(config, os.environ).with_flags(bind, threads)
+        return settings_module.load(config, os.environ).with_flags(bind, worker, threads)
     except ConfigError as error:
         hosting.refuse(error)
 

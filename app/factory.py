@@ -55,7 +55,7 @@ def create_app(
     app.several = partial(engine.several, HOLD_S)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["brim"] = Services(engine, Gate(settings.threads), hangups)
+    app.extensions["brim"] = Services(engine, Gate(settings.places), hangups)
     errors.register(app)
 
     @app.before_request

@@ -48,10 +48,9 @@ class Place:
 class Gate:
     """Lets `limit` requests in at a time."""
 
-    def __init__(self, threads: int) -> None:
-        """Of `threads`, one in sixteen and at least one stays free for probes and metrics."""
-        self.limit = threads - max(1, threads // 16)
-        self._places = threading.BoundedSemaphore(self.limit)
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._places = threading.BoundedSemaphore(limit)
 
     def admit(self) -> Place:
         """A place. Raises `TooManyWaiting` at once when there is none."""

@@ -29,7 +29,7 @@ from app import settings as settings_module
 from app.factory import create_app
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
-from app.settings import Settings
+from app.settings import CONNECTIONS, Settings
 from app.terminal import Terminal
 from engine.engine import Engine
 from engine.errors import ConfigError
@@ -40,13 +40,6 @@ log = logging.getLogger("brim.app")
 SWITCH_INTERVAL_S = 0.0005
 """How long a Python thread may keep the GIL when another wants it. At the default of 5 ms one busy
 thread pushes the hand-off between a request and the batcher to 10 ms; here to 1.2 ms."""
-
-POOL_THREADS = 16
-"""Threads for views that may block. More of them that compute at once are slower together."""
-
-CONNECTIONS = 16_384
-"""Connections, most of them idle, at a few KB each. The process's limit of open files may be lower:
-then so many are taken, and the others wait."""
 
 CONFIG_EXIT = 2
 """The exit status for a wrong configuration."""
@@ -158,9 +151,8 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "bind": f"{settings.host}:{settings.port}",
         "worker_class": "app.worker.worker.BrimWorker" if ours else "gthread",
         "workers": 1,
-        # under our own worker a request that waits for the engine holds no thread
-        "threads": min(settings.threads, POOL_THREADS) if ours else settings.threads,
-        "worker_connections": max(CONNECTIONS if ours else 1000, 2 * settings.threads),
+        "threads": settings.threads,
+        "worker_connections": CONNECTIONS if ours else max(1000, 2 * settings.threads),
         "keepalive": settings.keepalive_s,
         "graceful_timeout": settings.graceful_timeout_s,
         # the heartbeat is a file: on a disk it may block, and a container's root may be read-only

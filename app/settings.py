@@ -31,15 +31,22 @@ THREADS_ALLOWED = f"a whole number from {MIN_THREADS} to {MAX_THREADS}; one is k
 Threads = Annotated[int, msgspec.Meta(ge=MIN_THREADS, le=MAX_THREADS)]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-WORKERS: Final = ("brim", "gthread")
+THREADS: Final[Mapping[str, int]] = {"brim": 16, "gthread": 256}
+"""How many threads each worker has for requests, if nobody says. gthread needs one for each that is
+in the process; ours for those whose views may block, and more that compute at once are slower."""
+CONNECTIONS: Final = 16_384
+"""Of our own worker, most of them idle, at a few KB each. The process's limit of open files may be
+lower: then so many are taken, and the others wait."""
+
+WORKERS_ALLOWED: Final = f"one of {', '.join(THREADS)}"
 
 
 class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`[server]`. Times and sizes have their unit in the name."""
 
     bind: str = "127.0.0.1:8000"
-    worker: str = WORKERS[0]
-    threads: Threads = 256
+    worker: str = "brim"
+    threads: Threads | msgspec.UnsetType = msgspec.UNSET
     max_body_bytes: Positive = 16 * 1024 * 1024
     keepalive_s: Seconds = 75
     graceful_timeout_s: Seconds = 30
@@ -103,6 +110,17 @@ class Settings:
     log_level: str
 
     @property
+    def places(self) -> int:
+        """How many requests may be in the process at once.
+
+        Where each holds a thread, one thread in sixteen, at least one, stays free for probes; where
+        they hold none, there may be as many as connections, and the queue alone refuses.
+        """
+        if self.worker == "brim":
+            return CONNECTIONS
+        return self.threads - max(1, self.threads // 16)
+
+    @property
     def url(self) -> str:
         """Where a person on this machine finds the server."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "[::]", "") else self.host  # noqa: S104
@@ -111,23 +129,29 @@ class Settings:
     def with_flags(
         self,
         bind: str | None = None,
+        worker: str | None = None,
         threads: int | None = None,
-        called: tuple[str, str] = ("--bind", "--threads"),
+        called: tuple[str, str, str] = ("--bind", "--worker", "--threads"),
     ) -> Settings:
         """Flags win over the environment, which wins over the file. `called`: in an error."""
         changed = self
         if bind is not None:
             host, port = _address(called[0], bind)
             changed = replace(changed, host=host, port=port)
+        if worker is not None and worker != self.worker:
+            if worker not in THREADS:
+                raise ConfigError(called[1], worker, WORKERS_ALLOWED)
+            # what the file says of the other's threads is not meant for this one
+            changed = replace(changed, worker=worker, threads=THREADS[worker])
         if threads is not None:
             if not MIN_THREADS <= threads <= MAX_THREADS:
-                raise ConfigError(called[1], threads, THREADS_ALLOWED)
+                raise ConfigError(called[2], threads, THREADS_ALLOWED)
             changed = replace(changed, threads=threads)
         return changed
 
 
 def from_environment() -> Settings:
-    """`BRIM_CONFIG` names the file; `BRIM_BIND` and `BRIM_THREADS` win over it."""
+    """`BRIM_CONFIG` names the file; `BRIM_BIND`, `BRIM_WORKER` and `BRIM_THREADS` win over it."""
     file = os.environ.get("BRIM_CONFIG")
     if not file:
         raise ConfigError("BRIM_CONFIG", file, "the path of a config file")
@@ -147,15 +171,16 @@ def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Sett
         if table.server.log_level not in LOG_LEVELS:
             level = table.server.log_level
             raise ConfigError("server.log_level", level, f"one of {', '.join(LOG_LEVELS)}")
-        if table.server.worker not in WORKERS:
-            raise ConfigError("server.worker", table.server.worker, f"one of {', '.join(WORKERS)}")
+        worker = table.server.worker
+        if worker not in THREADS:
+            raise ConfigError("server.worker", worker, WORKERS_ALLOWED)
         settings = Settings(
             file=str(path),
             models=_models(path, table.models),
             host=host,
             port=port,
-            worker=table.server.worker,
-            threads=table.server.threads,
+            worker=worker,
+            threads=table.server.threads or THREADS[worker],  # UNSET is false
             max_body_bytes=table.server.max_body_bytes,
             keepalive_s=table.server.keepalive_s,
             graceful_timeout_s=table.server.graceful_timeout_s,
@@ -169,8 +194,9 @@ def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Sett
         raise ConfigError("BRIM_THREADS", threads, THREADS_ALLOWED)
     return settings.with_flags(
         said.get("BRIM_BIND") or None,
+        said.get("BRIM_WORKER") or None,
         int(threads) if threads else None,
-        ("BRIM_BIND", "BRIM_THREADS"),
+        ("BRIM_BIND", "BRIM_WORKER", "BRIM_THREADS"),
     )
 
 

@@ -67,7 +67,10 @@ def test_check_prints_the_plan_of_every_model(write: Write) -> None:
     )
     result = brim("check", file)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert f"{file} is valid: 2 models on http://127.0.0.1:8000, 256 threads" in result.output
+    assert (
+        f"{file} is valid: 2 models on http://127.0.0.1:8000, worker brim, 16 threads"
+        in result.output
+    )
     plan = [
         re.split("  +", line.strip(), maxsplit=1)
         for line in result.output.splitlines()

@@ -71,7 +71,7 @@ def test_the_metrics_are_those_of_the_answer(served: Served) -> None:
 
 
 def test_a_server_that_never_asks_gives_the_place_and_the_queue_back(serve: Serve) -> None:
-    served = serve(PUPPET, threads=2)
+    served = serve(PUPPET, worker="gthread", threads=2)
     served.hold()
     parts, said = ask(served)
     assert served.infer(2.0).status_code == 429
@@ -84,7 +84,7 @@ def test_a_server_that_never_asks_gives_the_place_and_the_queue_back(serve: Serv
 
 
 def test_a_hook_that_fails_after_the_view_gives_the_place_back(serve: Serve) -> None:
-    served = serve(PUPPET, threads=2)
+    served = serve(PUPPET, worker="gthread", threads=2)
 
     @served.app.after_request
     def fail(response: Response) -> Response:

@@ -29,7 +29,7 @@ def test_making_an_app_starts_no_thread_and_no_model() -> None:
 
 
 def test_two_apps_in_one_process_share_nothing(serve: Serve) -> None:
-    one, other = serve(), serve(threads=2)
+    one, other = serve(), serve(worker="gthread", threads=2)
     assert one.infer(1.0).status_code == 200
     one.observer.wait_for("batch_done")
     assert one.sample("brim_rows_total", model="puppet") == 1

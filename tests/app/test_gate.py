@@ -10,31 +10,19 @@ from app.errors import TooManyWaiting
 from app.gate import Gate
 
 
-@pytest.mark.parametrize(
-    ("threads", "limit"),
-    [(2, 1), (8, 7), (16, 15), (32, 30), (256, 240)],
-    ids=[
-        "one is kept free",
-        "one is kept free of a few",
-        "a sixteenth is one",
-        "a sixteenth is two",
-        "the default",
-    ],
-)
-def test_a_sixteenth_of_the_threads_stays_free(threads: int, limit: int) -> None:
-    gate = Gate(threads)
-    assert gate.limit == limit
+def test_so_many_are_let_in_and_no_more() -> None:
+    gate = Gate(3)
     with ExitStack() as waiting:
-        for _ in range(limit):
+        for _ in range(3):
             waiting.enter_context(gate.admit())
         with pytest.raises(TooManyWaiting) as refused, gate.admit():
             pytest.fail("one too many was let in")
-    assert str(refused.value) == f"{limit} requests wait in this process already"
+    assert str(refused.value) == "3 requests wait in this process already"
     assert refused.value.retry_after_s == 1.0
 
 
 def test_a_place_is_free_again_however_its_request_ended() -> None:
-    gate = Gate(2)
+    gate = Gate(1)
     with pytest.raises(ZeroDivisionError), gate.admit():
         raise ZeroDivisionError
     with gate.admit():
@@ -44,7 +32,7 @@ def test_a_place_is_free_again_however_its_request_ended() -> None:
 
 
 def test_who_was_refused_does_not_free_the_place_of_another() -> None:
-    gate = Gate(2)
+    gate = Gate(1)
     with gate.admit():
         for _ in range(2):
             with pytest.raises(TooManyWaiting), gate.admit():

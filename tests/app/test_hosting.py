@@ -34,7 +34,7 @@ PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows 
 
 @pytest.mark.parametrize(
     ("worker", "worker_class", "threads", "connections"),
-    [("brim", "app.worker.worker.BrimWorker", 16, 16_384), ("gthread", "gthread", 99, 1000)],
+    [("brim", "app.worker.worker.BrimWorker", 99, 16_384), ("gthread", "gthread", 99, 1000)],
 )
 def test_gunicorn_is_told_what_the_settings_say(
     monkeypatch: pytest.MonkeyPatch,
@@ -72,7 +72,12 @@ def test_where_there_is_no_memory_file_system_gunicorn_chooses_the_heartbeats_pl
 
 
 def test_connections_that_idle_do_not_use_up_what_the_threads_need() -> None:
-    assert hosting.gunicorn_options(settings_of(threads=20_000))["worker_connections"] == 40_000
+    assert (
+        hosting.gunicorn_options(settings_of(worker="gthread", threads=20_000))[
+            "worker_connections"
+        ]
+        == 40_000
+    )
 
 
 def test_gunicorn_knows_every_option_that_it_is_told() -> None:

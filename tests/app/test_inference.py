@@ -485,7 +485,7 @@ def test_a_client_that_stays_is_answered_over_the_socket_that_is_watched(served:
 
 
 def test_when_all_places_are_taken_a_request_is_429_and_health_still_answers(serve: Serve) -> None:
-    served = serve(threads=2)
+    served = serve(worker="gthread", threads=2)
     served.hold()
     first = served.infer_later(1.0)
     served.wait_on_device()

@@ -275,7 +275,7 @@ def test_what_nobody_foresaw_is_told_by_the_request_id_only(
 
 
 def test_when_all_places_are_taken_it_is_429_and_says_when_to_come_back(serve: Serve) -> None:
-    served = serve(model=lambda _config: reader(), threads=2)
+    served = serve(model=lambda _config: reader(), worker="gthread", threads=2)
     served.hold()
     first = served.pool.submit(ask, served, "full")
     served.wait_on_device()

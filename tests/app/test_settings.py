@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import ModelTable, ServerTable, Settings, load
+from app.settings import CONNECTIONS, ModelTable, ServerTable, Settings, load
 from engine.config import ModelConfig, Source
 from engine.errors import ConfigError
 
@@ -53,7 +53,7 @@ def test_a_config_that_says_the_least_gets_the_defaults(write: Write) -> None:
         host="127.0.0.1",
         port=8000,
         worker="brim",
-        threads=256,
+        threads=16,
         max_body_bytes=16 * 1024 * 1024,
         keepalive_s=75,
         graceful_timeout_s=30,
@@ -176,6 +176,45 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(
     variables = {"BRIM_BIND": environment} if environment else {}
     settings = load(write(f"[server]\n{said}\n{PUPPET}"), variables)
     assert settings.with_flags(bind=flag).host == host
+
+
+@pytest.mark.parametrize(
+    ("worker", "threads", "places"),
+    [
+        ("gthread", 2, 1),
+        ("gthread", 8, 7),
+        ("gthread", 32, 30),
+        ("gthread", 256, 240),
+        ("brim", 2, CONNECTIONS),
+        ("brim", 256, CONNECTIONS),
+    ],
+    ids=[
+        "one is kept free",
+        "one is kept free of a few",
+        "a sixteenth is two",
+        "the default",
+        "no thread for each",
+        "whatever their number",
+    ],
+)
+def test_where_a_request_holds_a_thread_a_sixteenth_of_them_stays_free(
+    write: Write, worker: str, threads: int, places: int
+) -> None:
+    file = write(f'[server]\nworker = "{worker}"\nthreads = {threads}\n{PUPPET}')
+    assert load(file).places == places
+
+
+def test_the_worker_follows_the_same_order_and_brings_its_threads(write: Write) -> None:
+    file = write(PUPPET)
+    assert (load(file).worker, load(file).threads) == ("brim", 16)
+    changed = load(file, {"BRIM_WORKER": "gthread"})
+    assert (changed.worker, changed.threads) == ("gthread", 256)
+    changed = load(file, {"BRIM_WORKER": "gthread"}).with_flags(worker="brim")
+    assert (changed.worker, changed.threads) == ("brim", 16)
+    told = load(file, {"BRIM_WORKER": "gthread", "BRIM_THREADS": "9"})
+    assert (told.worker, told.threads) == ("gthread", 9)
+    kept = load(write(f"[server]\nthreads = 9\n{PUPPET}"), {"BRIM_WORKER": "brim"})
+    assert (kept.worker, kept.threads) == ("brim", 9)
 
 
 def test_threads_follow_the_same_order(write: Write) -> None:
@@ -510,8 +549,9 @@ def test_a_wrong_variable_is_told_by_its_own_name(
     [
         ({"bind": "nope"}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
         ({"threads": 0}, f"--threads: got 0, expected {THREADS_ALLOWED}"),
+        ({"worker": "sync"}, "--worker: got 'sync', expected one of brim, gthread"),
     ],
-    ids=["bind", "threads"],
+    ids=["bind", "threads", "worker"],
 )
 def test_a_wrong_flag_is_told_by_its_own_name(
     write: Write, flags: dict[str, object], line: str
@@ -582,7 +622,16 @@ def test_the_readme_tells_the_defaults_as_they_are() -> None:
     actual |= {field.name: field.default for field in dataclasses.fields(ModelConfig)}
     actual |= {key: actual[f"{key[:-2]}s"] * 1e3 for key in said if key.endswith("_ms")}
     without = {key for key, default in said.items() if default in ("", "none", "required")}
-    assert without == {"name", "family", "path", "sha256", "factory", "options", "lengths"}
+    assert without == {
+        "name",
+        "family",
+        "path",
+        "sha256",
+        "factory",
+        "options",
+        "lengths",
+        "threads",
+    }
     for key in said.keys() - without:
         default = actual[key]
         assert said[key] == (list(default) if isinstance(default, tuple) else default), key
