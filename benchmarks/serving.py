@@ -1,121 +1,225 @@
-"""Brim over HTTP against the bare executable, in one run.
+"""Brim over HTTP against the bare executable, an echo route, and itself under gthread, in one run.
 
-    python -m benchmarks.serving [--config configs/demo.toml] [--model minilm] [--seconds 10]
+    python -m benchmarks.serving [--models null,mlp,minilm] [--clients 1,8,32,64,256]
+                                 [--encodings json,binary] [--seconds 3] [--rounds 3]
 
-Starts a real `brim serve`, and measures in turn: a bare loop over the best bucket (while the server
-is idle), then closed-loop clients with one-row requests over keep-alive connections. The floor is
-taken before and after each and averaged. Server, load generator and floor share the machine.
+For every model four things stand beside each other: its bare executables, in a loop here; the floor,
+which is Brim's worker and Flask with a route that parses the same request, computes with numpy, and
+has no engine; Brim under its own worker; and Brim under gunicorn's gthread. Closed-loop clients first,
+every server in turn, several rounds, medians; then open loop, at half and at four fifths of the rate
+that 64 clients got. One row a request, connections kept alive. CPU is that of the server's process
+for each request that it answered. Server, load generator and floor share the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
 import statistics
-import subprocess
-import sys
-import time
-import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import jax
+import numpy as np
 import psutil
 
 from app import settings
-from app.bench import process, shots
-from app.bench.plan import Plan, Settings, Target
-from app.bench.report import Report
+from app.bench.plan import Settings
 from benchmarks.engine import WatchedCompiler, bare, one_row, staged
+from benchmarks.servers import Server, floor, run, served
 from engine.buckets import Bucket
+from engine.config import ModelConfig
 from engine.executable import Executable
 from engine.model import Model
 from engine.models import load
 from engine.spec import Arrays
 
-
-def closed_loop(
-    model: Model, name: str, request: Arrays, url: str, clients: int, seconds: float
-) -> Report:
-    """`clients` connections, each with one JSON request on its way at any time."""
-    settings = Settings(url, clients=clients, duration_s=seconds, warmup_s=seconds / 5)
-    shot = shots.make(settings, Target(name), model.inputs, request)
-    return process.run(Plan(settings, (shot,)))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+HERE: Final = Path(__file__).parent
+CONFIGS: Final[Mapping[str, Path]] = {
+    "null": HERE / "null" / "null.toml",
+    "mlp": HERE / "mlp.toml",
+    "minilm": HERE.parent / "configs" / "demo.toml",
+}
+OURS: Final = "brim"
+SHARES: Final = (0.5, 0.8)
+BARE_S: Final = 0.5
 
 
-def wait_ready(port: int, name: str) -> None:
-    """Until the model serves."""
-    for _ in range(600):
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{name}/ready")
-            return
-        time.sleep(0.5)
-    raise SystemExit("the server did not come up")
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One measurement."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+    failed: int
 
 
-def main() -> None:
-    """Measure one model, one length."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.toml"))
-    parser.add_argument("--model", default="minilm")
-    parser.add_argument("--length", type=int, default=0, help="the shortest bucket length, if 0")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--clients", default="1,8,64")
-    options = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, its bare executables, and the one request that everybody sends."""
 
-    (config,) = (c for c in settings.load(options.config).models if c.name == options.model)
-    length = options.length or config.grid.lanes[0]
+    config: ModelConfig
+    model: Model
+    made: Mapping[Bucket, Executable]
+    request: Arrays
+
+    def bare_s(self) -> dict[Bucket, float]:
+        """Seconds of one execution of each."""
+        inputs = {bucket: staged(self.model, bucket) for bucket in self.made}
+        return {bucket: bare(self.made[bucket], inputs[bucket], BARE_S) for bucket in self.made}
+
+
+def subject(name: str, length: int | None) -> Subject:
+    """Compile what the server compiles, of one length."""
+    (config,) = (each for each in settings.load(CONFIGS[name]).models if each.name == name)
     model = load(config)
+    lane = length if length in config.grid.lanes else config.grid.lanes[0]
     made: dict[Bucket, Executable] = {}
     compiler = WatchedCompiler(model, made)
     for rows in config.rows:
-        compiler.compile(Bucket(rows, length))
-    inputs = {bucket: staged(model, bucket) for bucket in made}
-    times = {bucket: bare(made[bucket], inputs[bucket], 1.0) for bucket in made}
-    best = max(made, key=lambda b: b.rows / times[b])
-    alone = Bucket(config.rows[0], length)
-    request = one_row(model, length)
+        compiler.compile(Bucket(rows, lane))
+    return Subject(config, model, made, one_row(model, lane))
 
-    port = free_port()
-    brim = Path(sys.executable).with_name("brim")
-    command = [brim, "serve", options.config, "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(port, config.name)
+
+def measure(server: Server, subject: Subject, how: Settings) -> Seen:
+    """One load of one server."""
+    before = server.cpu_s()
+    load = run(subject.model, subject.config.name, subject.request, how)
+    spent = server.cpu_s() - before
+    answers = load.ok_per_s * how.duration_s
+    failed = sum(count for status, count in load.statuses.items() if status != 200)
+    # the warm-up is work of the same kind, and not among the answers
+    whole = answers * (how.duration_s + how.warmup_s) / how.duration_s
+    return Seen(load.ok_per_s, load.ok.p50_ms, load.ok.p99_ms, spent / max(whole, 1) * 1e3, failed)
+
+
+def middle(seen: Sequence[Seen]) -> Seen:
+    """The median of each number; failures are added up."""
+
+    def of(number: Callable[[Seen], float]) -> float:
+        return statistics.median(number(one) for one in seen)
+
+    return Seen(
+        of(lambda one: one.rate),
+        of(lambda one: one.p50_ms),
+        of(lambda one: one.p99_ms),
+        of(lambda one: one.cpu_ms),
+        sum(one.failed for one in seen),
+    )
+
+
+def closed(
+    servers: Mapping[str, Server],
+    subject: Subject,
+    encoding: str,
+    counts: Sequence[int],
+    seconds: float,
+    rounds: int,
+) -> dict[tuple[int, str], Seen]:
+    """Every server in turn, for every number of clients."""
+    seen: dict[tuple[int, str], list[Seen]] = {}
+    for clients in counts:
+        for _ in range(rounds):
+            for kind, server in servers.items():
+                if kind == "floor" and subject.model.inputs[0].datatype == "BYTES":
+                    continue  # it computes with numbers
+                how = Settings(
+                    server.url,
+                    clients=clients,
+                    duration_s=seconds,
+                    warmup_s=seconds / 4,
+                    binary=encoding == "binary",
+                )
+                seen.setdefault((clients, kind), []).append(measure(server, subject, how))
+    return {key: middle(each) for key, each in seen.items()}
+
+
+def show_closed(seen: Mapping[tuple[int, str], Seen], floors: Mapping[Bucket, float]) -> None:
+    """Rates, latencies, CPU, and what they are of the floors."""
+    best = max(bucket.rows / seconds for bucket, seconds in floors.items())
+    alone = floors[min(floors, key=lambda bucket: bucket.rows)] * 1e3
+    print("| clients | server | requests/s | of bare | of gthread | of floor | p50 ms | p99 ms ", end="")
+    print("| of gthread's p99 | CPU ms | failed |\n|--:|---|" + "--:|" * 9)
+    for (clients, kind), one in seen.items():
+        beside = seen[clients, "gthread"]
+        echo = seen.get((clients, "floor"))
+        of_floor = f"{one.rate / echo.rate:.2f}" if echo else ""
         print(
-            f"{jax.devices()[0].device_kind}, {psutil.cpu_count()} cores; {config.name}, "
-            f"buckets x {length}, best {best}\n"
+            f"| {clients} | {kind} | {one.rate:.0f} | {one.rate / best:.3f} "
+            f"| {one.rate / beside.rate:.2f} | {of_floor} | {one.p50_ms:.2f} | {one.p99_ms:.2f} "
+            f"| {one.p99_ms / beside.p99_ms:.2f} | {one.cpu_ms:.3f} | {one.failed} |"
         )
-        print("| clients | answers/s | of best bare | p50 ms | p99 ms | statuses |")
-        print("|--:|--:|--:|--:|--:|---|")
-        url = f"http://127.0.0.1:{port}"
-        for clients in (int(n) for n in options.clients.split(",")):
-            before = bare(made[best], inputs[best], options.seconds / 5)
-            seen = closed_loop(model, config.name, request, url, clients, options.seconds)
-            after = bare(made[best], inputs[best], options.seconds / 5)
-            floor = best.rows / statistics.mean((before, after))
-            print(
-                f"| {clients} | {seen.ok_per_s:.0f} | {seen.ok_per_s / floor:.2f} "
-                f"| {seen.ok.p50_ms:.2f} | {seen.ok.p99_ms:.2f} | {seen.statuses} |"
-            )
-        before = bare(made[alone], inputs[alone], options.seconds / 5)
-        seen = closed_loop(model, config.name, request, url, 1, options.seconds)
-        after = bare(made[alone], inputs[alone], options.seconds / 5)
-        floor = statistics.mean((before, after))
+    if (1, OURS) in seen and (1, "floor") in seen:
+        ours, echo_ms = seen[1, OURS].p50_ms, seen[1, "floor"].p50_ms
         print(
-            f"\nOne client over HTTP: median {seen.ok.p50_ms:.2f} ms, the bare executable "
-            f"{floor * 1e3:.2f} ms, {seen.ok.p50_ms - floor * 1e3:.2f} ms more."
+            f"\nOne client: median {ours:.2f} ms; the floor {echo_ms:.2f} ms and the executable "
+            f"{alone:.2f} ms are {echo_ms + alone:.2f} ms: {ours / (echo_ms + alone):.2f} times."
         )
-    finally:
-        server.terminate()
-        server.wait()
+
+
+def open_loop(
+    server: Server, subject: Subject, encoding: str, saturation: float, seconds: float, rounds: int
+) -> None:
+    """Poisson arrivals at parts of what 64 clients got."""
+    print("\n| open loop | offered/s | answered/s | p50 ms | p99 ms | p99 / p50 | failed |")
+    print("|--:|" + "--:|" * 6)
+    for share in SHARES:
+        how = Settings(
+            server.url,
+            rate=share * saturation,
+            duration_s=seconds,
+            warmup_s=seconds / 4,
+            binary=encoding == "binary",
+        )
+        one = middle([measure(server, subject, how) for _ in range(rounds)])
+        print(
+            f"| {share:.0%} | {how.rate:.0f} | {one.rate:.0f} | {one.p50_ms:.2f} "
+            f"| {one.p99_ms:.2f} | {one.p99_ms / one.p50_ms:.1f} | {one.failed} |"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="null,mlp,minilm")
+    parser.add_argument("--clients", default="1,8,32,64,256")
+    parser.add_argument("--encodings", default="json,binary")
+    parser.add_argument("--length", type=int, help="of the encoder's bucket; the shortest if none")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    counts = [int(count) for count in options.clients.split(",")]
+    print(f"{jax.devices()[0].device_kind}, {psutil.cpu_count()} cores, numpy {np.__version__}")
+    for name in options.models.split(","):
+        with contextlib.ExitStack() as stack:
+            config = CONFIGS[name]
+            servers = {"floor": stack.enter_context(floor())} | {
+                worker: stack.enter_context(served(config, name, worker))
+                for worker in (OURS, "gthread")
+            }
+            one = subject(name, options.length)
+            encodings = options.encodings.split(",")
+            if one.model.inputs[0].datatype == "BYTES":
+                encodings = ["json"]  # texts are as long in either
+            for encoding in encodings:
+                before = one.bare_s()
+                seen = closed(
+                    servers, one, encoding, counts, options.seconds, options.rounds
+                )
+                after = one.bare_s()
+                floors = {bucket: (before[bucket] + after[bucket]) / 2 for bucket in before}
+                best = max(floors, key=lambda bucket: bucket.rows / floors[bucket])
+                rate = best.rows / floors[best]
+                print(f"\n## {name}, {encoding}; best bucket {best}, {rate:.0f} rows/s bare\n")
+                show_closed(seen, floors)
+                saturated = max(seen[count, OURS].rate for count in counts if count <= 64)
+                open_loop(
+                    servers[OURS], one, encoding, saturated, options.seconds, options.rounds
+                )
 
 
 if __name__ == "__main__":

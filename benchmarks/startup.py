@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.serving import free_port
+from benchmarks.servers import free_port
 
 PATIENCE_S = 300
 
