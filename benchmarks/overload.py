@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -21,22 +19,13 @@ from typing import Any
 import psutil
 
 from app import settings
-from app.bench import process, shots
-from app.bench.plan import Plan, Settings, Target
-from app.bench.report import Report
+from app.bench.plan import Settings
 from benchmarks.engine import one_row
-from benchmarks.serving import free_port, wait_ready
-from engine.model import Model
+from benchmarks.servers import Server, run, served
 from engine.models import load
-from engine.spec import Arrays
 
 QUIET_S = 1.0
 """How long after the load's end everything must be over."""
-
-
-def run(model: Model, name: str, request: Arrays, how: Settings) -> Report:
-    """One load of one-row requests."""
-    return process.run(Plan(how, (shots.make(how, Target(name), model.inputs, request),)))
 
 
 def stats(url: str, name: str) -> dict[str, Any]:
@@ -45,19 +34,19 @@ def stats(url: str, name: str) -> dict[str, Any]:
         return dict(json.load(response))
 
 
-def resident(server: subprocess.Popen[bytes]) -> float:
+def resident(server: Server) -> float:
     """MB of the server's processes."""
-    parent = psutil.Process(server.pid)
+    parent = psutil.Process(server.process.pid)
     every = [parent, *parent.children(recursive=True)]
     return sum(one.memory_info().rss for one in every) / 1e6
 
 
-def measure(server: subprocess.Popen[bytes], url: str, options: argparse.Namespace) -> None:
+def measure(server: Server, options: argparse.Namespace) -> None:
     """Print the table."""
     (config,) = (c for c in settings.load(options.config).models if c.name == options.model)
     model = load(config)
     request = one_row(model, options.length or config.grid.lanes[0])
-    name = config.name
+    name, url = config.name, server.url
     alone = Settings(url, clients=1, duration_s=3.0, warmup_s=0.5)
     before = run(model, name, request, alone)
     capacity = run(model, name, request, Settings(url, clients=64, duration_s=10.0)).ok_per_s
@@ -108,16 +97,8 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=float, default=1000.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
-    port = free_port()
-    brim = Path(sys.executable).with_name("brim")
-    command = [brim, "serve", options.config, "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(port, options.model)
-        measure(server, f"http://127.0.0.1:{port}", options)
-    finally:
-        server.terminate()
-        server.wait()
+    with served(options.config, options.model) as server:
+        measure(server, options)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def free_port() -> int:
 def served(config: Path, name: str, worker: str = "brim") -> Iterator[Server]:
     """A real `brim serve` whose model `name` serves."""
     port = free_port()
-    command = [BIN / "brim", "serve", config, "--bind", f"127.0.0.1:{port}", "--worker", worker]
+    command: list[str | Path] = [BIN / "brim", "serve", config, "--worker", worker]
+    command += ["--bind", f"127.0.0.1:{port}"]
     if worker == "gthread":
         command += ["--threads", str(GTHREADS)]
     with _running(command, f"http://127.0.0.1:{port}", f"/v2/models/{name}/ready") as server:

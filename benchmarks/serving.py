@@ -3,12 +3,13 @@
     python -m benchmarks.serving [--models null,mlp,minilm] [--clients 1,8,32,64,256]
                                  [--encodings json,binary] [--seconds 3] [--rounds 3]
 
-For every model four things stand beside each other: its bare executables, in a loop here; the floor,
-which is Brim's worker and Flask with a route that parses the same request, computes with numpy, and
-has no engine; Brim under its own worker; and Brim under gunicorn's gthread. Closed-loop clients first,
-every server in turn, several rounds, medians; then open loop, at half and at four fifths of the rate
-that 64 clients got. One row a request, connections kept alive. CPU is that of the server's process
-for each request that it answered. Server, load generator and floor share the machine.
+For every model four things stand beside each other: its bare executables, in a loop here; the
+floor, which is Brim's worker and Flask with a route that parses the same request, computes with
+numpy, and has no engine; Brim under its own worker; and Brim under gunicorn's gthread. Closed-loop
+clients first, every server in turn, several rounds, medians; then open loop, at half and at four
+fifths of the most that up to 64 clients got. One row a request, connections kept alive. CPU is that
+of the server's process for each request that it answered. Server, load generator and floor share
+the machine.
 """
 
 from __future__ import annotations
@@ -142,7 +143,10 @@ def show_closed(seen: Mapping[tuple[int, str], Seen], floors: Mapping[Bucket, fl
     """Rates, latencies, CPU, and what they are of the floors."""
     best = max(bucket.rows / seconds for bucket, seconds in floors.items())
     alone = floors[min(floors, key=lambda bucket: bucket.rows)] * 1e3
-    print("| clients | server | requests/s | of bare | of gthread | of floor | p50 ms | p99 ms ", end="")
+    print(
+        "| clients | server | requests/s | of bare | of gthread | of floor | p50 ms | p99 ms ",
+        end="",
+    )
     print("| of gthread's p99 | CPU ms | failed |\n|--:|---|" + "--:|" * 9)
     for (clients, kind), one in seen.items():
         beside = seen[clients, "gthread"]
@@ -207,9 +211,7 @@ def main() -> None:
                 encodings = ["json"]  # texts are as long in either
             for encoding in encodings:
                 before = one.bare_s()
-                seen = closed(
-                    servers, one, encoding, counts, options.seconds, options.rounds
-                )
+                seen = closed(servers, one, encoding, counts, options.seconds, options.rounds)
                 after = one.bare_s()
                 floors = {bucket: (before[bucket] + after[bucket]) / 2 for bucket in before}
                 best = max(floors, key=lambda bucket: bucket.rows / floors[bucket])
@@ -217,9 +219,7 @@ def main() -> None:
                 print(f"\n## {name}, {encoding}; best bucket {best}, {rate:.0f} rows/s bare\n")
                 show_closed(seen, floors)
                 saturated = max(seen[count, OURS].rate for count in counts if count <= 64)
-                open_loop(
-                    servers[OURS], one, encoding, saturated, options.seconds, options.rounds
-                )
+                open_loop(servers[OURS], one, encoding, saturated, options.seconds, options.rounds)
 
 
 if __name__ == "__main__":
