@@ -15,7 +15,6 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from typing import Any, Final, Protocol
 
 from gunicorn.http.errors import NoMoreData
@@ -298,8 +297,8 @@ class Connection:
         self.state = State.RUNNING
         self._host.loop.alarm(self, math.inf)
         self._whole, self._body = body.complete, None
-        if self._whole and isinstance(body, SizedBody):
-            exchange.request.body = BytesIO(body.read())
+        if isinstance(body, SizedBody):
+            exchange.request.body = body.stream()
         close = self._host.count_request() or not self._whole
         try:
             exchange.prepare(self._server, close=close)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from gunicorn.http import wsgi
-from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.body import LengthReader
 from gunicorn.http.message import Request
 
 from app.worker.answer import Answer
@@ -55,8 +55,8 @@ class Head:
             del self._state["body"], self._state["unreader"]
 
     def request(self, inbox: Inbox, address: Any, number: int) -> Request:
-        """The request as gunicorn parsed it, or one that is the same but for its number and place;
-        its body is that of `inbox`.
+        """The request as gunicorn parsed it, or one that is the same but for its number and place,
+        and that has no body yet.
         """
         first, self._first = self._first, None
         if first is not None:
@@ -69,7 +69,6 @@ class Head:
         state["unreader"] = inbox
         state["peer_addr"] = state["remote_addr"] = address
         state["req_number"] = number
-        state["body"] = Body(LengthReader(inbox, self.length))
         return request
 
     def body(self, inbox: Inbox, longest: int) -> SizedBody | ChunkedBody:

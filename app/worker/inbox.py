@@ -9,10 +9,12 @@ read too early and refused, never be read differently.
 
 from __future__ import annotations
 
-import io
 import re
+from io import BytesIO
 from typing import Any, Final
 
+from gunicorn.http.body import Body as GunicornBody
+from gunicorn.http.body import LengthReader
 from gunicorn.http.unreader import Unreader
 
 CHUNK: Final = 8192
@@ -88,7 +90,7 @@ class Inbox(Unreader):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Nothing of this is wanted."""
-        self.buf = io.BytesIO()
+        self.buf = BytesIO()
         self._data.clear()
         self._at = 0
 
@@ -108,7 +110,7 @@ class Inbox(Unreader):  # type: ignore[misc]
 
     def rewind(self) -> None:
         """The head was not whole: as if nobody had read of it."""
-        self.buf = io.BytesIO()
+        self.buf = BytesIO()
         self._at = 0
 
 
@@ -136,9 +138,11 @@ class SizedBody:
     def feed(self, data: bytes) -> None:
         """The inbox has it already."""
 
-    def read(self) -> bytes:
-        """All of it, when it is complete."""
-        return self._inbox.take(self._length)
+    def stream(self) -> BytesIO | GunicornBody:
+        """What the application reads: all of it, or what has come of one that is too long."""
+        if self.complete:
+            return BytesIO(self._inbox.take(self._length))
+        return GunicornBody(LengthReader(self._inbox, self._length))
 
 
 class ChunkedBody:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_request_with_a_known_head_is_as_gunicorn_would_have_parsed_it(
     parsed, _ = read(data + b"abc", again, 2)
     _, inbox = read(data + b"abc")
     request = head.request(inbox, again, 2)
+    request.body = head.body(inbox, 100).stream()
     _, environ = head.open(request, outbox, again, SERVER, cfg)
     _, expected = wsgi.create(parsed, outbox, again, SERVER, cfg)
     expected |= {"wsgi.multithread": True, "gunicorn.socket": pair[0]}
@@ -77,6 +79,7 @@ def test_what_one_request_does_to_itself_is_not_seen_by_the_next(pair: Pair) -> 
     head = Head(read(PLAIN)[0])
     for number in (1, 2, 3):
         request = head.request(Inbox(), HERE, number)
+        request.body = BytesIO()
         _, environ = head.open(request, Outbox(pair[0]), HERE, SERVER, Config())
         assert not request.must_close
         assert ("X-HOOK", "1") not in request.headers
