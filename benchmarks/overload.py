@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -21,22 +20,13 @@ from typing import Any
 import psutil
 
 from app import settings
-from app.bench import process, shots
-from app.bench.plan import Plan, Settings, Target
-from app.bench.report import Report
+from app.bench.plan import Settings
 from benchmarks.engine import one_row
-from benchmarks.serving import free_port, wait_ready
-from engine.model import Model
+from benchmarks.serving import run, served
 from engine.models import load
-from engine.spec import Arrays
 
 QUIET_S = 1.0
 """How long after the load's end everything must be over."""
-
-
-def run(model: Model, name: str, request: Arrays, how: Settings) -> Report:
-    """One load of one-row requests."""
-    return process.run(Plan(how, (shots.make(how, Target(name), model.inputs, request),)))
 
 
 def stats(url: str, name: str) -> dict[str, Any]:
@@ -108,16 +98,8 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=float, default=1000.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     options = parser.parse_args()
-    port = free_port()
-    brim = Path(sys.executable).with_name("brim")
-    command = [brim, "serve", options.config, "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(port, options.model)
-        measure(server, f"http://127.0.0.1:{port}", options)
-    finally:
-        server.terminate()
-        server.wait()
+    with served(options.config, options.model) as (url, server):
+        measure(server, url, options)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,13 +35,17 @@ from engine.models import load
 from engine.spec import Arrays
 
 
+def run(model: Model, name: str, request: Arrays, how: Settings) -> Report:
+    """One load of this one request."""
+    return process.run(Plan(how, (shots.make(how, Target(name), model.inputs, request),)))
+
+
 def closed_loop(
     model: Model, name: str, request: Arrays, url: str, clients: int, seconds: float
 ) -> Report:
     """`clients` connections, each with one JSON request on its way at any time."""
-    settings = Settings(url, clients=clients, duration_s=seconds, warmup_s=seconds / 5)
-    shot = shots.make(settings, Target(name), model.inputs, request)
-    return process.run(Plan(settings, (shot,)))
+    how = Settings(url, clients=clients, duration_s=seconds, warmup_s=seconds / 5)
+    return run(model, name, request, how)
 
 
 def free_port() -> int:
@@ -58,6 +63,21 @@ def wait_ready(port: int, name: str) -> None:
             return
         time.sleep(0.5)
     raise SystemExit("the server did not come up")
+
+
+@contextlib.contextmanager
+def served(config: Path, name: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real `brim serve` whose model `name` serves: where it is, and the process."""
+    port = free_port()
+    brim = Path(sys.executable).with_name("brim")
+    command = [str(brim), "serve", str(config), "--bind", f"127.0.0.1:{port}"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_ready(port, name)
+        yield f"http://127.0.0.1:{port}", server
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def main() -> None:
@@ -83,19 +103,13 @@ def main() -> None:
     alone = Bucket(config.rows[0], length)
     request = one_row(model, length)
 
-    port = free_port()
-    brim = Path(sys.executable).with_name("brim")
-    command = [brim, "serve", options.config, "--bind", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(port, config.name)
+    with served(options.config, config.name) as (url, _):
         print(
             f"{jax.devices()[0].device_kind}, {psutil.cpu_count()} cores; {config.name}, "
             f"buckets x {length}, best {best}\n"
         )
         print("| clients | answers/s | of best bare | p50 ms | p99 ms | statuses |")
         print("|--:|--:|--:|--:|--:|---|")
-        url = f"http://127.0.0.1:{port}"
         for clients in (int(n) for n in options.clients.split(",")):
             before = bare(made[best], inputs[best], options.seconds / 5)
             seen = closed_loop(model, config.name, request, url, clients, options.seconds)
@@ -113,9 +127,6 @@ def main() -> None:
             f"\nOne client over HTTP: median {seen.ok.p50_ms:.2f} ms, the bare executable "
             f"{floor * 1e3:.2f} ms, {seen.ok.p50_ms - floor * 1e3:.2f} ms more."
         )
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ May touch: threading, a clock. The policy decides (`batching.py`), these carry o
 A request's way from here: `submit` puts its ticket into the queue; the *batcher* thread asks the
 policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
 the outputs and settles the tickets. So batch N+1 is gathered while batch N computes. Beside them a
-*corrector* puts into force, now and then, what the batches have cost: it may take 20 ms, which
-nobody should wait for.
+*corrector* puts into force, now and then, what the batches have cost: it may take some 100 ms,
+which nobody should wait for.
 
 Models that share a device share one lock (`SharedDevice`). It guards the queues and the sets of
 batches on their way, and nothing else: gathering, running, observing and settling happen with it
@@ -160,7 +160,7 @@ class Batcher:
         self._shared = shared
         self._lock = shared.condition()
         self._queue = queue_
-        self._in_flight: dict[int, tuple[Launch[Ticket], float]] = {}
+        self._in_flight: list[Launch[Ticket]] = []
         self._answering: Launch[Ticket] | None = None
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._to_correct: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -210,7 +210,7 @@ class Batcher:
                 self._queue.queued_rows,
                 self._queue.queued_requests,
                 len(self._in_flight),
-                now - min((started for _, started in self._in_flight.values()), default=now),
+                now - min((launch.flight.launched_at for launch in self._in_flight), default=now),
             )
 
     def drain(self) -> None:
@@ -258,7 +258,7 @@ class Batcher:
                 until = decision.until
                 self._lock.wait(None if until is None else max(0.0, until - self._clock()))
             if isinstance(decision, Launch):
-                self._in_flight[id(decision)] = decision, self._clock()
+                self._in_flight.append(decision)
             return decision
 
     def _poll(self) -> Launch[Ticket] | Expire[Ticket] | Wait | Stop:
@@ -276,8 +276,9 @@ class Batcher:
     def _landed(self, batch: Batch, now: float, *, failed: bool) -> float:
         """Returns how many seconds the batch had the device."""
         with self._lock:
-            if self._in_flight.pop(id(batch.launch), None) is None:
+            if batch.launch not in self._in_flight:
                 return 0.0  # `close` has given it up
+            self._in_flight.remove(batch.launch)
             self._answering = batch.launch
             self._queue.started(batch.launch, batch.started_at)
             spent = self._queue.landed(batch.launch, now, failed=failed)
@@ -311,7 +312,7 @@ class Batcher:
         """Settle everybody who is left, each with an error of its own."""
         with self._lock:
             left = list(self._queue.clear())
-            for launch, _ in self._in_flight.values():
+            for launch in self._in_flight:
                 left += [piece.request for piece in launch.pieces]
                 self._queue.lost(launch, self._clock())
             if self._answering is not None:

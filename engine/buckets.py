@@ -9,6 +9,7 @@ None for a model without a dynamic axis.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -65,4 +66,9 @@ class BucketGrid:
             return None
         if length > self.lengths[-1]:
             raise AssertionError(f"length {length} fits no bucket; this is a bug")
-        return self.lengths[bisect_left(self.lengths, length)]
+        return fitting(self.lengths, length)
+
+
+def fitting(lengths: Sequence[int], length: int) -> int:
+    """The shortest of the increasing `lengths` that holds `length`; the last one does."""
+    return lengths[bisect_left(lengths, length)]

@@ -8,13 +8,12 @@ by the same words.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, cast
 
 from engine.batching import BatchQueue, Policy
-from engine.buckets import Bucket
+from engine.buckets import Bucket, fitting
 from engine.costs import CostTable
 from engine.errors import ConfigError
 from engine.rules import RULES, Setting
@@ -49,6 +48,7 @@ class Scenario:
     max_wait_s  as the policy means it; `HOLD_S` or `WINDOW_S` if None
     noise       how much an execution varies, as a part of its cost, evenly to both sides
     warmup_s    what arrives before this is simulated and not counted
+    lanes       the bucket lengths, increasing; `(None,)` without a dynamic axis
     """
 
     seconds: Mapping[Bucket, float]
@@ -59,20 +59,18 @@ class Scenario:
     noise: float = 0.0
     warmup_s: float = 0.0
     seed: int = 0
+    lanes: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError("policy", self.policy, f"one of {', '.join(POLICIES)}")
+        # once: every simulated request asks for its own
+        object.__setattr__(self, "lanes", lanes(self.seconds))
 
     @property
     def objective_s(self) -> float:
         """The objective, or the deadline where there is none."""
         return self.timeout_s if self.slo_s is None else self.slo_s
-
-    @property
-    def lanes(self) -> tuple[int | None, ...]:
-        """The bucket lengths, increasing; `(None,)` without a dynamic axis."""
-        return lanes(self.seconds)
 
     def fit(self, length: int | None) -> int | None:
         """The bucket length of a row. The rules of other servers know one length, the longest.
@@ -90,8 +88,7 @@ class Scenario:
             raise ConfigError("length", length, f"at most {longest}, the longest bucket")
         if self.policy != BRIM:
             return longest
-        lengths = [lane for lane in self.lanes if lane is not None]
-        return lengths[bisect_left(lengths, length)]
+        return fitting(cast("tuple[int, ...]", self.lanes), length)
 
     def run(self, trace: Iterable[Arrival]) -> Result:
         """An open trace, to its end."""

@@ -13,12 +13,14 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Final, Protocol
 
 from engine.batching import Expire, Launch, Stop, Wait
 from engine.buckets import Bucket
 from engine.costs import CORRECT_EVERY_S
 from engine.traces import Arrival, Clients
+
+NEVER: Final = float("inf")
 
 
 class Request:
@@ -134,23 +136,18 @@ class Simulation:
         """An open trace to its end, and until everybody has an answer."""
         arrivals = iter(trace)
         upcoming = next(arrivals, None)
-        timer: float | None = None
-        while upcoming is not None or self._flights or timer is not None:
-            landing = self._flights[0][0] if self._flights else float("inf")
-            due = timer if timer is not None else float("inf")
-            if upcoming is not None and upcoming.at <= landing and upcoming.at <= due:
-                self._now = upcoming.at
-                self._arrive(upcoming.rows, upcoming.length, None)
-                upcoming = next(arrivals, None)
-                if upcoming is None:
-                    self._scheduler.close()
-                elif not self._scheduler.heeds_arrivals:
-                    continue  # nor does the batcher ask again
-            else:
-                self._now = min(landing, due)
-                if landing <= due:
-                    self._land()
-            timer = self._decide()
+
+        def arrive() -> float:
+            nonlocal upcoming
+            if upcoming is None:
+                raise AssertionError("an arrival after the last; this is a bug")
+            self._arrive(upcoming.rows, upcoming.length, None)
+            upcoming = next(arrivals, None)
+            if upcoming is None:
+                self._scheduler.close()
+            return NEVER if upcoming is None else upcoming.at
+
+        self._play(NEVER if upcoming is None else upcoming.at, arrive)
         return self._finish()
 
     def run_closed(self, clients: Clients, seconds: float) -> Result:
@@ -158,26 +155,38 @@ class Simulation:
         self._clients = clients
         for client in range(clients.number):
             heappush(self._returning, (self._turnaround(clients), client))
+
+        def arrive() -> float:
+            client = heappop(self._returning)[1]
+            self._arrive(clients.rows, clients.lengths[client % len(clients.lengths)], client)
+            return NEVER
+
+        self._play(NEVER, arrive, seconds)
+        self._now = seconds
+        return self._finish()
+
+    def _play(self, arriving: float, arrive: Callable[[], float], until: float = NEVER) -> None:
+        """What happens, in its order: arrivals, landings, and what the scheduler waits for.
+
+        `arrive()` lets the next request come, and says when the one after it does; clients who are
+        to return come besides.
+        """
         timer: float | None = None
         while True:
-            landing = self._flights[0][0] if self._flights else float("inf")
-            due = timer if timer is not None else float("inf")
-            arriving = self._returning[0][0] if self._returning else float("inf")
-            now = min(landing, due, arriving)
-            if now > seconds:
-                break
+            landing = self._flights[0][0] if self._flights else NEVER
+            coming = self._returning[0][0] if self._returning else arriving
+            now = min(coming, landing, NEVER if timer is None else timer)
+            if now > until or now == NEVER:
+                return
             self._now = now
-            if arriving <= now:
-                client = heappop(self._returning)[1]
-                length = clients.lengths[client % len(clients.lengths)]
-                self._arrive(clients.rows, length, client)
-                if not self._scheduler.heeds_arrivals:
-                    continue
+            if coming <= now:
+                arriving = arrive()
+                ended = self._clients is None and arriving == NEVER
+                if not ended and not self._scheduler.heeds_arrivals:
+                    continue  # nor does the batcher ask again
             elif landing <= now:
                 self._land()
             timer = self._decide()
-        self._now = seconds
-        return self._finish()
 
     def _finish(self) -> Result:
         self._result.seconds = max(self._now - self._warmup_s, 1e-9)

@@ -94,6 +94,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench": "",
+        "app.chart": "(matplotlib)",
         "app.codec": "",
         "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",

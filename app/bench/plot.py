@@ -13,22 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from app import chart
 from app.bench.histogram import Latency
 from app.bench.report import Report
 from app.bench.terminal import pace
+from app.chart import FAINT, GRID, INK, LIMIT
 
-INK: Final = "#1f2933"
-FAINT: Final = "#8a94a0"
-GRID: Final = "#e4e8ec"
 OK: Final = "#2166ac"
 P50: Final = "#67a9cf"
 REFUSED: Final = "#e08214"
-FAILED: Final = "#b2182b"
-
-NINES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-"""Percentiles with a line of their own. The axis is 1 / (1 - share), so each nine is as wide."""
+FAILED: Final = LIMIT
 
 WIDE: Final = 1000
 """An axis over a larger ratio than this has a line for each power of ten only, and a number that is
@@ -66,12 +62,7 @@ def _head(axes: Axes, report: Report) -> None:
 
 def _style(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, labelsize=9, length=0, which="both")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
+    chart.style(axes)
 
 
 def _percentiles(axes: Axes, report: Report) -> None:
@@ -81,19 +72,14 @@ def _percentiles(axes: Axes, report: Report) -> None:
     _curve(axes, report.ok, OK, "answers")
     _curve(axes, report.refused, REFUSED, "429 and 503")
     most = max(report.ok.count, report.refused.count, 10)
-    shown = [p for p in NINES if 100 / (100 - p) <= most]
-    axes.set_xlim(1, most * 1.3)
-    axes.set_xticks([100 / (100 - p) for p in shown], [f"{p:g} %" for p in shown])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_minor_locator(LogLocator(subs=()))
+    chart.nines(axes, most, 1.3)
+    chart.no_minor(axes.xaxis)
     _plain_log(axes)
     for name in ("p50_ms", "p90_ms", "p99_ms", "p999_ms"):
         _mark(axes, report.ok, name)
     deadline = report.settings.deadline_ms
     if deadline is not None:
-        axes.axhline(deadline, color=FAILED, linewidth=1, linestyle=(0, (4, 3)))
-        right = axes.get_xlim()[1]
-        axes.text(right, deadline, "deadline ", fontsize=9, color=FAILED, ha="right", va="bottom")
+        chart.limit(axes, deadline, "deadline")
     if report.refused.count:
         _legend(axes, 2)
 
@@ -135,8 +121,7 @@ def _plain_log(axes: Axes) -> None:
     subs = (1.0, 2.0, 5.0) if high / low < WIDE else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:,.6g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_locator(LogLocator(subs=()))
+    chart.no_minor(axes.yaxis)
 
 
 def _counts(axes: Axes, report: Report) -> None:

@@ -12,21 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from app import chart
+from app.chart import FAINT, INK
 from engine.errors import ConfigError
 from engine.simulate import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK: Final = "#1f2933"
-FAINT: Final = "#8a94a0"
-GRID: Final = "#e4e8ec"
-LIMIT: Final = "#b2182b"
 COLORS: Final = ("#2166ac", "#e08214", "#5aae61", "#9970ab", "#c51b7d", "#80745b", "#35978f")
 """One for each policy, in the order in which they are asked for."""
-
-NINES: Final = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-"""Percentiles with a line of their own. The axis is 1 / (1 - share), so each nine is as wide."""
 
 POINTS: Final = 600
 """Points of a curve."""
@@ -55,20 +50,22 @@ def draw(path: Path, said: str, results: Mapping[str, Result], slo_ms: float) ->
     figure = Figure(figsize=(11, 6.2), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes)
+    chart.style(axes)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    chart.no_minor(axes.xaxis)
+    chart.no_minor(axes.yaxis)
     axes.set_title(said, loc="left", fontsize=12, weight="bold", color=INK, pad=40)
     axes.text(
         0, 1.045, "latency by percentile, ms", fontsize=9, color=FAINT, transform=axes.transAxes
     )
     most = max([result.answered for result in results.values()] + [100])
-    shown = [p for p in NINES if 100 / (100 - p) <= most]
     for color, (policy, result) in zip(COLORS, results.items(), strict=False):
         if result.answered:
             x, y = curve(result)
             axes.plot(x, y, color=color, linewidth=2, label=_label(policy, result))
-    axes.set_xlim(1, most * 1.05)
-    axes.set_xticks([100 / (100 - p) for p in shown], [f"{p:g} %" for p in shown])
-    _limit(axes, slo_ms)
+    chart.nines(axes, most, 1.05)
+    chart.limit(axes, slo_ms, "SLO")
     _ticks(axes)
     drawn = sum(bool(result.answered) for result in results.values())
     if drawn:
@@ -94,22 +91,6 @@ def _label(policy: str, result: Result) -> str:
     return policy if not lost else f"{policy}  ({lost:.1%} not answered)"
 
 
-def _style(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, labelsize=9, length=0, which="both")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(LogLocator(subs=()))
-
-
 def _ticks(axes: Axes) -> None:
     """0.5, 1, 2, 5, 10 and so on instead of powers; more of them where the range is small."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -133,9 +114,3 @@ def _legend(axes: Axes, entries: int) -> None:
         handlelength=1.4,
         columnspacing=1.4,
     )
-
-
-def _limit(axes: Axes, slo_ms: float) -> None:
-    axes.axhline(slo_ms, color=LIMIT, linewidth=1, linestyle=(0, (4, 3)))
-    right = axes.get_xlim()[1]
-    axes.text(right, slo_ms, "SLO ", fontsize=9, color=LIMIT, ha="right", va="bottom")

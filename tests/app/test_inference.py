@@ -178,17 +178,23 @@ def test_a_large_answer_is_compressed_and_its_header_length_is_that_of_what_is_i
     assert np.frombuffer(after, "<f4").tolist() == answer(*range(4096))
 
 
-def test_the_priority_and_the_timeout_of_a_request_are_those_of_its_ticket(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tickets: list[Ticket] = []
+@pytest.fixture
+def tickets(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Ticket]:
+    """Those of all requests, as they come."""
+    found: list[Ticket] = []
     submit = served.engine.submit
 
     def watched(*arguments: Any) -> Ticket:
-        tickets.append(submit(*arguments))
-        return tickets[-1]
+        found.append(submit(*arguments))
+        return found[-1]
 
     monkeypatch.setattr(served.engine, "submit", watched)
+    return found
+
+
+def test_the_priority_and_the_timeout_of_a_request_are_those_of_its_ticket(
+    served: Served, tickets: list[Ticket]
+) -> None:
     wishes = {"priority": 3, "timeout": 1_500_000}
     served.client.post(INFER, json=body(1.0, parameters=wishes))
     served.client.post(INFER, json=body(1.0))
@@ -210,19 +216,11 @@ def test_the_priority_and_the_timeout_of_a_request_are_those_of_its_ticket(
 )
 def test_a_deadline_may_come_in_a_header_and_the_shorter_one_counts(
     served: Served,
-    monkeypatch: pytest.MonkeyPatch,
+    tickets: list[Ticket],
     header: str,
     parameter: int | None,
     seconds: float,
 ) -> None:
-    tickets: list[Ticket] = []
-    submit = served.engine.submit
-
-    def watched(*arguments: Any) -> Ticket:
-        tickets.append(submit(*arguments))
-        return tickets[-1]
-
-    monkeypatch.setattr(served.engine, "submit", watched)
     parameters = {} if parameter is None else {"timeout": parameter}
     asked = body(1.0, parameters=parameters)
     answered = served.client.post(INFER, json=asked, headers={"X-Request-Timeout-Ms": header})
