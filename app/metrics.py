@@ -11,7 +11,7 @@ at one server: `p99_latency_ms`, `requests_per_second`, `batch_fill_rate`, `queu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import psutil
@@ -126,8 +126,9 @@ class Metrics(Observer):
     def batch_done(self, model: str, report: BatchReport) -> None:
         self._models[model].batch_done(report)
 
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        self._models[model].ticket_done(report)
+    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+        for report in reports:
+            self._models[model].ticket_done(report)
 
 
 class _Families:

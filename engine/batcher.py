@@ -368,13 +368,13 @@ class Batcher:
         if failure is None:
             try:
                 specs = self._model.device_outputs
-                parts = list(scatter(launch.bucket, specs, outputs, launch.pieces))
+                parts = scatter(launch.bucket, specs, outputs, launch.pieces)
             except Exception as error:
                 failure = error
         for piece in launch.pieces:
             piece.request.computed_at = finished_at
         if failure is None:
-            self._answer(launch, parts)
+            self._answer(launch, outputs, parts)
         else:
             log.error("a batch of model %s failed", self._name, exc_info=failure)
             for piece in launch.pieces:
@@ -398,16 +398,23 @@ class Batcher:
         while self._to_correct.get():
             self._queue.correct()
 
-    def _answer(self, launch: Launch[Ticket], parts: Sequence[dict[str, Array]]) -> None:
-        for piece, outputs in zip(launch.pieces, parts, strict=True):
-            bad = _nonfinite(self._model.device_outputs, outputs)
-            if bad is None:
-                piece.request.deliver(piece.start, outputs)
-            else:
-                problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
-                self._fail(piece.request, NonFiniteOutput(problem))
-        # once for the batch: a thread that is woken per request costs as much as the request
-        announce(piece.request for piece in launch.pieces)
+    def _answer(self, launch: Launch[Ticket], outputs: Arrays, parts: Sequence[Arrays]) -> None:
+        specs = self._model.device_outputs
+        # one look at all rows is as dear as one at a single row; who is to blame is seldom asked
+        clean = _nonfinite(specs, {name: all_[: launch.rows] for name, all_ in outputs.items()})
+        settled: list[Ticket] = []
+        try:
+            for piece, part in zip(launch.pieces, parts, strict=True):
+                bad = clean and _nonfinite(specs, part)
+                if bad is None:
+                    if piece.request.deliver(piece.start, part):
+                        settled.append(piece.request)
+                else:
+                    problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
+                    self._fail(piece.request, NonFiniteOutput(problem))
+        finally:
+            # once for the batch: a thread that is woken per request costs as much as the request
+            announce(settled)
 
     def _fail(self, ticket: Ticket, error: ExecutionFailed) -> None:
         """Settle a ticket; if it was split, its other rows need not run any more."""
@@ -421,7 +428,7 @@ def _because(failure: Exception) -> ExecutionFailed:
     return error
 
 
-def _nonfinite(specs: Sequence[TensorSpec], outputs: dict[str, Array]) -> str | None:
+def _nonfinite(specs: Sequence[TensorSpec], outputs: Arrays) -> str | None:
     """The first output that must be finite and is not."""
     for spec in specs:
         if spec.nonfinite or spec.dtype.kind in "biu":

@@ -7,8 +7,9 @@ observer cannot hurt the engine: what it raises is logged and forgotten (`Observ
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from engine.batching import Reason
 from engine.buckets import Bucket
@@ -35,8 +36,7 @@ class BatchReport:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
+class Phases(NamedTuple):
     """Where the seconds of one request went; they add up to its latency.
 
     Waiting (a preprocess included); copying its rows into a bucket; on the device, from its first
@@ -49,8 +49,7 @@ class Phases:
     output_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TicketReport:
+class TicketReport(NamedTuple):
     """One request that has its outcome. `phases` is None if it never came back from the device."""
 
     rows: int
@@ -87,46 +86,62 @@ class Observer:
     def batch_done(self, model: str, report: BatchReport) -> None:
         """A batch has come back, well or badly."""
 
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        """A request has its outcome."""
+    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+        """Requests have their outcomes: those of one batch at once."""
+
+
+HOOKS: Final = tuple(name for name in vars(Observer) if not name.startswith("_"))
+
+
+def _overrides(observer: Observer, hook: str) -> bool:
+    return getattr(type(observer), hook) is not getattr(Observer, hook)
 
 
 class Observers(Observer):
     """Tells several observers, whatever one of them does."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = tuple(observers)
+        self.all: tuple[Observer, ...] = tuple(
+            one for o in observers for one in (o.all if isinstance(o, Observers) else (o,))
+        )
+        # some hooks are called for every request: only those are told who want to hear
+        self._hearing = {
+            hook: tuple(
+                o for o in self.all if getattr(type(o), hook) is not getattr(Observer, hook)
+            )
+            for hook in HOOKS
+        }
 
-    def _tell(self, call: Callable[[Observer], None]) -> None:
-        for observer in self._observers:
+    def _tell(self, hook: str, *heard: object) -> None:
+        for observer in self._hearing[hook]:
             try:
-                call(observer)
+                getattr(observer, hook)(*heard)
             except Exception:
                 log.exception("an observer failed: %r", observer)
 
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
-        self._tell(lambda o: o.state_changed(model, state, reason))
+        self._tell("state_changed", model, state, reason)
 
     def settled(self) -> None:
-        self._tell(lambda o: o.settled())
+        self._tell("settled")
 
     def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
-        self._tell(lambda o: o.compiled(model, bucket, seconds))
+        self._tell("compiled", model, bucket, seconds)
 
     def proved(self, model: str, bucket: Bucket, seconds: float) -> None:
-        self._tell(lambda o: o.proved(model, bucket, seconds))
+        self._tell("proved", model, bucket, seconds)
 
     def compiled_after_ready(self) -> None:
-        self._tell(lambda o: o.compiled_after_ready())
+        self._tell("compiled_after_ready")
 
     def queued(self, model: str, rows: int) -> None:
-        self._tell(lambda o: o.queued(model, rows))
+        self._tell("queued", model, rows)
 
     def refused(self, model: str, rows: int, error: BrimError) -> None:
-        self._tell(lambda o: o.refused(model, rows, error))
+        self._tell("refused", model, rows, error)
 
     def batch_done(self, model: str, report: BatchReport) -> None:
-        self._tell(lambda o: o.batch_done(model, report))
+        self._tell("batch_done", model, report)
 
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        self._tell(lambda o: o.ticket_done(model, report))
+    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+        self._tell("tickets_done", model, reports)

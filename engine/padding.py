@@ -11,7 +11,7 @@ buffers). Every batch therefore gets fresh arrays, and JAX keeps them alive. Pad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -58,30 +58,26 @@ def _gather_one(bucket: Bucket, spec: TensorSpec, pieces: Sequence[Piece[Rows]])
 
 def scatter(
     bucket: Bucket, specs: Sequence[TensorSpec], outputs: Arrays, pieces: Sequence[Piece[Rows]]
-) -> Iterator[dict[str, Array]]:
+) -> list[dict[str, Array]]:
     """The outputs of each piece, in the order of the pieces.
 
     Copies: a view would keep the whole padded batch alive for as long as one client needs its row.
     A dynamic axis is cut back to the request's own length.
     """
+    parts: list[dict[str, Array]] = [{} for _ in pieces]
     for spec in specs:
-        shape = outputs[spec.name].shape
-        if shape != spec.batch_shape(bucket.rows, bucket.length):
-            raise AssertionError(f"{spec.name} came back as {shape} from bucket {bucket}")
-    at = 0
-    for piece in pieces:
-        yield {
-            spec.name: _scatter_one(spec, outputs[spec.name][at : at + piece.count], piece)
-            for spec in specs
-        }
-        at += piece.count
-
-
-def _scatter_one(spec: TensorSpec, rows: Array, piece: Piece[Rows]) -> Array:
-    axis = spec.length_axis
-    if axis is not None:
-        rows = rows[_along(axis, slice(piece.request.extent.length))]
-    return np.array(rows, dtype=spec.dtype)
+        output = outputs[spec.name]
+        if output.shape != spec.batch_shape(bucket.rows, bucket.length):
+            raise AssertionError(f"{spec.name} came back as {output.shape} from bucket {bucket}")
+        name, dtype, axis = spec.name, spec.dtype, spec.length_axis
+        at = 0
+        for piece, part in zip(pieces, parts, strict=True):
+            rows = output[at : at + piece.count]
+            at += piece.count
+            if axis is not None:
+                rows = rows[_along(axis, slice(piece.request.extent.length))]
+            part[name] = rows.astype(dtype)
+    return parts
 
 
 def _along(axis: int, part: slice) -> tuple[slice, ...]:

@@ -76,6 +76,7 @@ class ServedModel:
     ) -> None:
         """`device` is shared with the other models of the engine."""
         self.config = config
+        self._grid = config.grid  # made anew whenever the config is asked
         self._device = device
         self._load = load
         self._compiler = compiler
@@ -105,7 +106,7 @@ class ServedModel:
             self._become(ModelState.COMPILING)
             runnables = self._compile(model)
             self._become(ModelState.WARMING)
-            proof = Proof(model, self.config.grid, runnables, self.config.tolerance, self._clock)
+            proof = Proof(model, self._grid, runnables, self.config.tolerance, self._clock)
             self._serve(model, runnables, proof.run(self._note_proved))
         except Stopped:
             log.info("model %s: start-up was interrupted", self.config.name)
@@ -119,7 +120,7 @@ class ServedModel:
             raise ValueError("the model has a dynamic axis; the config needs lengths = [...]")
         if not model.dynamic and self.config.lengths:
             raise ValueError("the model has no dynamic axis; the config must not give lengths")
-        longest = self.config.grid.max_length
+        longest = self._grid.max_length
         if longest and model.max_length and longest > model.max_length:
             raise ValueError(
                 f"lengths reach {longest}, but the model's own limit is {model.max_length}"
@@ -132,7 +133,7 @@ class ServedModel:
         with ThreadPoolExecutor(self.config.compile_threads, "brim-compile") as pool:
             started = self._clock()
             futures = {
-                pool.submit(compiler.compile, bucket): bucket for bucket in self.config.grid.buckets
+                pool.submit(compiler.compile, bucket): bucket for bucket in self._grid.buckets
             }
             try:
                 for future in as_completed(futures):
@@ -145,7 +146,7 @@ class ServedModel:
                 pool.shutdown(wait=True, cancel_futures=True)
         self._memory = MemoryUse(
             compiler.weights_bytes,
-            tuple((b.rows, b.length, runnables[b].memory) for b in self.config.grid.buckets),
+            tuple((b.rows, b.length, runnables[b].memory) for b in self._grid.buckets),
         )
         return runnables
 
@@ -163,7 +164,7 @@ class ServedModel:
         policy = Policy(config.max_wait_s, config.max_queue_rows, config.in_flight, WAKE_S)
         with self._device.lock:
             waiting: BatchQueue[Ticket] = BatchQueue(
-                policy, costs, config.grid.lanes, self._device.device, config.name, config.weight
+                policy, costs, self._grid.lanes, self._device.device, config.name, config.weight
             )
         self._model, self._costs = model, costs
         self._batcher = Batcher(
@@ -254,18 +255,18 @@ class ServedModel:
         ticket = Ticket(
             prepared,
             extent,
-            lane=self.config.grid.fit_length(extent.length),
+            lane=self._grid.fit_length(extent.length),
             enqueued_at=arrived_at,
             deadline=deadline,
             clock=self._clock,
-            settled=self._ticket_settled,
+            settled=self._settled,
             priority=level,
         )
         self._enqueue(ticket)
         return ticket
 
     def _extent(self, model: Model, prepared: Prepared) -> Extent:
-        extent = validate(model.device_inputs, prepared.inputs, self.config.grid.max_length)
+        extent = validate(model.device_inputs, prepared.inputs, self._grid.max_length)
         most = self.config.max_queue_rows
         if extent.rows > most:
             raise InvalidRequest("inputs", f"{extent.rows} rows never fit, expected 1 to {most}")
@@ -279,7 +280,7 @@ class ServedModel:
         count = validate(model.inputs, inputs).rows
         # under overload most requests are refused: those that could not be answered in time even
         # if all their rows were short, before a preprocess is paid for
-        hope = Hope(count, self.config.grid.lanes[0], now, deadline, priority)
+        hope = Hope(count, self._grid.lanes[0], now, deadline, priority)
         refusal = self._running().refusal(hope)
         if refusal is not None:
             self.count_refusal(count, refusal)
@@ -380,7 +381,7 @@ class ServedModel:
 
     def _progress(self) -> Progress:
         now = self._clock()
-        total = len(self.config.grid.buckets)
+        total = len(self._grid.buckets)
         started, settled = self._started_at, self._settled_at
         elapsed = 0.0 if started is None else (now if settled is None else settled) - started
         # compiling and proving are half of the way each: true within a factor of two, and honest
@@ -389,17 +390,22 @@ class ServedModel:
         expected = elapsed / done if done and math.isfinite(elapsed) else None
         return Progress(self._proved, total, elapsed, expected)
 
-    def _ticket_settled(self, ticket: Ticket, error: BrimError | None) -> None:
-        finished = self._clock() if ticket.finished_at is None else ticket.finished_at
-        launched = ticket.launched_at
-        report = TicketReport(
-            rows=ticket.rows,
-            queue_s=None if launched is None else launched - ticket.enqueued_at,
-            phases=_phases(ticket, finished),
-            latency_s=finished - ticket.enqueued_at,
-            error=error,
-        )
-        self._observer.ticket_done(self.config.name, report)
+    def _settled(self, tickets: list[Ticket]) -> None:
+        self._observer.tickets_done(self.config.name, [_report(ticket) for ticket in tickets])
+
+
+def _report(ticket: Ticket) -> TicketReport:
+    enqueued, finished = ticket.enqueued_at, ticket.finished_at
+    launched = ticket.launched_at
+    if finished is None:
+        raise AssertionError(f"{ticket!r} is settled at no moment; this is a bug")
+    return TicketReport(
+        rows=ticket.rows,
+        queue_s=None if launched is None else launched - enqueued,
+        phases=_phases(ticket, finished),
+        latency_s=finished - enqueued,
+        error=ticket.error,
+    )
 
 
 def _phases(ticket: Ticket, finished: float) -> Phases | None:

@@ -10,8 +10,8 @@ model share its size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ml_dtypes
@@ -61,27 +61,24 @@ class TensorSpec:
     shape: tuple[int, ...] = ()
     pad: float = 0
     nonfinite: bool = False
+    dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
+    """The numpy dtype on the wire."""
+    device_dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
+    """The numpy dtype on the device."""
+    length_axis: int | None = field(init=False, repr=False, compare=False)
+    """The index of the dynamic axis in an array that has rows first, or None."""
 
     def __post_init__(self) -> None:
         if self.datatype not in DTYPES:
             raise ValueError(f"{self.name}: datatype {self.datatype!r} is none of {list(DTYPES)}")
         if self.shape.count(LENGTH) > 1 or any(n < 1 and n != LENGTH for n in self.shape):
             raise ValueError(f"{self.name}: shape {self.shape} needs positive sizes, one LENGTH")
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The numpy dtype on the wire."""
-        return DTYPES[self.datatype]
-
-    @property
-    def device_dtype(self) -> np.dtype[Any]:
-        """The numpy dtype on the device."""
-        return DTYPES[_ON_DEVICE.get(self.datatype, self.datatype)]
-
-    @property
-    def length_axis(self) -> int | None:
-        """The index of the dynamic axis in an array that has rows first, or None."""
-        return self.shape.index(LENGTH) + 1 if LENGTH in self.shape else None
+        # once: every request asks for them
+        axis = self.shape.index(LENGTH) + 1 if LENGTH in self.shape else None
+        on_device = DTYPES[_ON_DEVICE.get(self.datatype, self.datatype)]
+        object.__setattr__(self, "dtype", DTYPES[self.datatype])
+        object.__setattr__(self, "device_dtype", on_device)
+        object.__setattr__(self, "length_axis", axis)
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -113,15 +110,13 @@ def validate(specs: Sequence[TensorSpec], arrays: Arrays, max_length: int | None
     another shape, rows or lengths that differ between tensors, a 64-bit integer that the device
     could not hold.
     """
-    expected = {spec.name for spec in specs}
-    for name in arrays:
-        if name not in expected:
-            raise InvalidRequest(name, f"unexpected tensor; expected {_names(expected)}")
     extent: Extent | None = None
+    if len(arrays) > len(specs):
+        raise _misnamed(specs, arrays)
     for spec in specs:
-        if spec.name not in arrays:
-            raise InvalidRequest(spec.name, f"tensor is missing; got {_names(set(arrays))}")
-        array = arrays[spec.name]
+        array = arrays.get(spec.name)
+        if array is None:
+            raise _misnamed(specs, arrays)
         _check_shape(spec, array)
         _check_dtype(spec, array)
         extent = _merge(extent, spec, array, max_length)
@@ -130,15 +125,27 @@ def validate(specs: Sequence[TensorSpec], arrays: Arrays, max_length: int | None
     return extent
 
 
-def _names(names: set[str]) -> str:
+def _misnamed(specs: Sequence[TensorSpec], arrays: Arrays) -> InvalidRequest:
+    """A tensor is surplus or missing; or both, and then the surplus one is likely the other."""
+    expected = [spec.name for spec in specs]
+    for name in arrays:
+        if name not in expected:
+            return InvalidRequest(name, f"unexpected tensor; expected {_names(expected)}")
+    missing = next(name for name in expected if name not in arrays)
+    return InvalidRequest(missing, f"tensor is missing; got {_names(arrays)}")
+
+
+def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
 def _check_shape(spec: TensorSpec, array: Array) -> None:
-    fits = array.ndim == len(spec.shape) + 1 and all(
-        want in (LENGTH, got) for want, got in zip(spec.shape, array.shape[1:], strict=True)
+    row = array.shape[1:]
+    fits = row == spec.shape or (
+        len(row) == len(spec.shape)
+        and all(want in (LENGTH, got) for want, got in zip(spec.shape, row, strict=True))
     )
-    if not fits:
+    if not fits or not array.ndim:
         raise InvalidRequest(
             spec.name, f"shape {list(array.shape)} does not fit, expected {list(spec.wire_shape)}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded, Shed
 from engine.observer import BatchReport, Observer, TicketReport
@@ -68,20 +68,24 @@ class Tally(Observer):
             self._counts["refused"] += 1
             self._counts["shed"] += isinstance(error, Shed)
 
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        phases = report.phases
+    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
         with self._lock:
-            self._counts[_OUTCOMES.get(type(report.error), "failed")] += 1
-            if report.error is not None or phases is None:
-                self._seconds["fail"] += report.latency_s
-                return
-            self._counts["rows_answered"] += report.rows
-            self.last_inference_ms = int(self._wall_clock() * 1e3)
-            self._seconds["success"] += report.latency_s
-            self._seconds["queue"] += phases.queue_s
-            self._seconds["input"] += phases.input_s
-            self._seconds["infer"] += phases.infer_s
-            self._seconds["output"] += phases.output_s
+            for report in reports:
+                self._ticket_done(report)
+
+    def _ticket_done(self, report: TicketReport) -> None:
+        counts, seconds, phases = self._counts, self._seconds, report.phases
+        counts[_OUTCOMES.get(type(report.error), "failed")] += 1
+        if report.error is not None or phases is None:
+            seconds["fail"] += report.latency_s
+            return
+        counts["rows_answered"] += report.rows
+        self.last_inference_ms = int(self._wall_clock() * 1e3)
+        seconds["success"] += report.latency_s
+        seconds["queue"] += phases.queue_s
+        seconds["input"] += phases.input_s
+        seconds["infer"] += phases.infer_s
+        seconds["output"] += phases.output_s
 
     def batch_done(self, model: str, report: BatchReport) -> None:
         with self._lock:

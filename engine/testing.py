@@ -7,7 +7,7 @@ May touch: threading, numpy. Their arithmetic can be checked by hand: the puppet
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -196,8 +196,9 @@ class RecordingObserver(Observer):
     def batch_done(self, model: str, report: BatchReport) -> None:
         self._note("batch_done", model, report)
 
-    def ticket_done(self, model: str, report: TicketReport) -> None:
-        self._note("ticket_done", model, report)
+    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+        for report in reports:
+            self._note("ticket_done", model, report)
 
 
 def rows(*values: float) -> dict[str, Array]:

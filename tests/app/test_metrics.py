@@ -132,7 +132,7 @@ def test_a_batch_that_failed_counts_as_such_and_moved_no_rows(heard: Heard) -> N
 def test_a_request_is_counted_once_by_how_it_ended(
     heard: Heard, error: BrimError | None, outcome: str, error_rate: float
 ) -> None:
-    heard.metrics.ticket_done("puppet", ticket(error))
+    heard.metrics.tickets_done("puppet", [ticket(error)])
     counts = {
         name: heard[f"requests_total{{outcome={name}}}"]
         for name in ("succeeded", "failed", "expired", "cancelled", "refused")
@@ -144,9 +144,9 @@ def test_a_request_is_counted_once_by_how_it_ended(
 
 
 def test_the_p99_is_in_milliseconds_and_of_those_that_were_answered(heard: Heard) -> None:
-    heard.metrics.ticket_done("puppet", ticket())
+    heard.metrics.tickets_done("puppet", [ticket()])
     for error in (Cancelled("left"), DeadlineExceeded("late")):
-        heard.metrics.ticket_done("puppet", TicketReport(1, None, None, 9.0, error))
+        heard.metrics.tickets_done("puppet", [TicketReport(1, None, None, 9.0, error)])
     assert heard.page("p99_latency_ms") == pytest.approx(40, rel=0.02)
 
 
@@ -158,7 +158,7 @@ def test_the_fill_is_that_of_the_batches_that_came_back(heard: Heard) -> None:
 
 
 def test_a_request_that_never_reached_the_device_has_no_queue_time(heard: Heard) -> None:
-    heard.metrics.ticket_done("puppet", ticket(DeadlineExceeded("late"), queue_s=None))
+    heard.metrics.tickets_done("puppet", [ticket(DeadlineExceeded("late"), queue_s=None)])
     assert heard["queue_wait_seconds_count"] == 0
     assert heard["request_latency_seconds_count"] == 1
 

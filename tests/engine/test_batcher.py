@@ -53,6 +53,15 @@ class Death(BaseException):
     """No `Exception`: nothing that a batch could survive."""
 
 
+class Fatal(Ticket):
+    """Whoever answers it dies."""
+
+    __slots__ = ()
+
+    def deliver(self, start: int, outputs: Arrays) -> bool:
+        raise Death
+
+
 class WatchedQueue(BatchQueue[Ticket]):
     """Tells when the thread that polls it has seen everything and waits."""
 
@@ -146,16 +155,18 @@ class Rig:
         self.deaths.append(reason)
         self.died.set()
 
-    def ticket(self, *values: float, timeout_s: float = 300.0) -> Ticket:
+    def ticket(
+        self, *values: float, timeout_s: float = 300.0, kind: type[Ticket] = Ticket
+    ) -> Ticket:
         inputs = rows(*values)
-        return Ticket(
+        return kind(
             Prepared(inputs),
             Extent(len(values), None),
             lane=None,
             enqueued_at=self.clock(),
             deadline=self.clock() + timeout_s,
             clock=self.clock,
-            settled=lambda ticket, _error: self.settled.append(ticket),
+            settled=self.settled.extend,
         )
 
     def submit(self, *values: float, timeout_s: float = 300.0) -> Ticket:
@@ -606,7 +617,7 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
                 enqueued_at=clock(),
                 deadline=clock() + 1000.0,
                 clock=clock,
-                settled=lambda _ticket, _error: None,
+                settled=lambda _tickets: None,
             )
             batcher.submit(ticket)
     for batcher in batchers:
@@ -766,17 +777,29 @@ def test_a_death_between_two_answers_of_one_batch_leaves_nobody_behind(
 ) -> None:
     rig = make_rig(depth=1)
     rig.occupy()
-    first, second = rig.submit(1), rig.submit(2)
+    first, second = rig.submit(1), rig.ticket(2, kind=Fatal)
+    rig.batcher.submit(second)
     rig.quiet()
-
-    def fall(_ticket: Ticket, _error: BrimError | None) -> None:
-        raise Death
-
-    first._settled = fall
     rig.free()
     assert rig.died.wait(PATIENCE_S)
     assert_answers(first, 1)
     assert isinstance(error_of(second), ModelFailed)
+
+
+def test_a_death_while_answers_are_counted_keeps_nobody_waiting(make_rig: RigMaker) -> None:
+    rig = make_rig(depth=1)
+    rig.occupy()
+    tickets = [rig.submit(1), rig.submit(2)]
+    rig.quiet()
+
+    def fall(_tickets: list[Ticket]) -> None:
+        raise Death
+
+    tickets[0]._settled = fall
+    rig.free()
+    assert rig.died.wait(PATIENCE_S)
+    for ticket, value in zip(tickets, (1, 2), strict=True):
+        assert_answers(ticket, value)
 
 
 # --- close, clause by clause --------------------------------------------------------------------

@@ -28,7 +28,7 @@ HOOKS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "queued": (("m", 3), ("m", 3)),
     "refused": (("m", 3, FULL), ("m", 3, FULL)),
     "batch_done": (("m", BATCH), ("m", BATCH)),
-    "ticket_done": (("m", TICKET), ("m", TICKET)),
+    "tickets_done": (("m", [TICKET]), ("m", TICKET)),
 }
 
 
@@ -37,13 +37,13 @@ def test_the_table_has_every_hook() -> None:
     assert {name for name in hooks if not name.startswith("_")} == set(HOOKS)
 
 
-class Broken(Observer):
-    """Raises in every hook."""
+def broken(hook: str) -> Observer:
+    """An observer that raises in this hook."""
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in HOOKS:
-            raise ZeroDivisionError(name)
-        return super().__getattribute__(name)
+    def fail(_self: Observer, *_heard: object) -> None:
+        raise ZeroDivisionError(hook)
+
+    return type("Broken", (Observer,), {hook: fail})()
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -53,8 +53,9 @@ def test_a_broken_observer_is_logged_and_the_others_hear_all_the_same(
     before, after = RecordingObserver(), RecordingObserver()
     arguments, remembered = HOOKS[hook]
     with caplog.at_level(logging.ERROR, "brim.engine"):
-        getattr(Observers([before, Broken(), after]), hook)(*arguments)
-    assert before.named(hook) == after.named(hook) == [remembered]
+        getattr(Observers([before, broken(hook), after]), hook)(*arguments)
+    named = hook.replace("tickets", "ticket")  # remembered one by one
+    assert before.named(named) == after.named(named) == [remembered]
     assert "an observer failed: <" in caplog.text
     assert f"ZeroDivisionError: {hook}" in caplog.text
 
@@ -66,3 +67,18 @@ def test_an_observer_need_not_care(hook: str) -> None:
 
 def test_nobody_may_be_listening() -> None:
     Observers([]).queued("m", 1)
+
+
+def test_those_who_are_told_by_one_who_is_told_hear_once() -> None:
+    inner, outer = RecordingObserver(), RecordingObserver()
+    Observers([outer, Observers([Observers([inner])])]).queued("m", 1)
+    assert inner.events == outer.events == [("queued", "m", 1)]
+
+
+def test_who_does_not_override_a_hook_is_not_called() -> None:
+    def traced(self: Observer, model: str, rows: int) -> None:
+        raise AssertionError
+
+    deaf = Observer()
+    deaf.queued = traced  # type: ignore[method-assign, assignment]
+    Observers([deaf]).queued("m", 1)

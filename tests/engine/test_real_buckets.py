@@ -124,7 +124,7 @@ def as_ticket(inputs: Arrays) -> Ticket:
         enqueued_at=0.0,
         deadline=1.0,
         clock=FakeClock(),
-        settled=lambda _ticket, _error: None,
+        settled=lambda _tickets: None,
     )
 
 

@@ -194,7 +194,7 @@ class Server:
             enqueued_at=self.clock(),
             deadline=self.clock() + TIMEOUT_S,
             clock=self.clock,
-            settled=lambda _ticket, _error: None,
+            settled=lambda _tickets: None,
         )
         self.numbers[ticket] = len(self.numbers)
         try:

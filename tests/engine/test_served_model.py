@@ -754,7 +754,7 @@ def test_close_is_idempotent_and_may_come_before_anything_else(live: LifeMaker) 
 
 def test_an_observer_that_breaks_does_not_break_the_model(live: LifeMaker) -> None:
     life = live()
-    for hook in ("state_changed", "compiled", "proved", "queued", "batch_done", "ticket_done"):
+    for hook in ("state_changed", "compiled", "proved", "queued", "batch_done", "tickets_done"):
         setattr(life.observer, hook, raises(ZeroDivisionError()))
     life.bring_up()
     assert np.array_equal(life.infer(rows(1))["y"], expected_rows(1))

@@ -66,7 +66,7 @@ def test_at_first_there_is_nothing() -> None:
 def test_a_request_is_counted_once_by_how_it_ended(error: BrimError | None, outcome: str) -> None:
     tally = Tally()
     tally.queued("m", 3)
-    tally.ticket_done("m", report(error))
+    tally.tickets_done("m", [report(error)])
     counts = tally.counts()
     assert counts.accepted == 1
     assert {name: getattr(counts, name) for name in OUTCOMES} == {
@@ -78,7 +78,7 @@ def test_a_request_is_counted_once_by_how_it_ended(error: BrimError | None, outc
 def test_the_seconds_of_an_answered_request_are_in_its_phases() -> None:
     tally = Tally()
     for _ in range(2):
-        tally.ticket_done("m", report())
+        tally.tickets_done("m", [report()])
     durations = tally.durations()
     assert durations.success == Duration(2, 30.0)
     assert durations.queue == Duration(2, 2.0)
@@ -90,8 +90,8 @@ def test_the_seconds_of_an_answered_request_are_in_its_phases() -> None:
 
 def test_the_seconds_of_a_failed_request_are_in_no_phase_though_it_was_on_the_device() -> None:
     tally = Tally()
-    tally.ticket_done("m", report(ExecutionFailed("no")))
-    tally.ticket_done("m", report(DeadlineExceeded("late"), phases=None))
+    tally.tickets_done("m", [report(ExecutionFailed("no"))])
+    tally.tickets_done("m", [report(DeadlineExceeded("late"), phases=None)])
     tally.refused("m", 1, QueueFull("full", 1.0))
     durations = tally.durations()
     assert durations.fail == Duration(3, 30.0)
@@ -109,7 +109,7 @@ SECONDS = st.floats(0, 100)
 def test_the_phases_add_up_to_success(requests: list[tuple[Phases, bool]]) -> None:
     tally = Tally()
     for phases, good in requests:
-        tally.ticket_done("m", report(None if good else Cancelled("left"), phases=phases))
+        tally.tickets_done("m", [report(None if good else Cancelled("left"), phases=phases)])
     d = tally.durations()
     parts = (d.queue, d.compute_input, d.compute_infer, d.compute_output)
     assert sum(part.seconds for part in parts) == pytest.approx(d.success.seconds)
@@ -120,9 +120,9 @@ def test_the_phases_add_up_to_success(requests: list[tuple[Phases, bool]]) -> No
 def test_the_last_inference_is_the_last_that_was_answered() -> None:
     wall = FakeClock(1_700_000_000.25)
     tally = Tally(wall)
-    tally.ticket_done("m", report())
+    tally.tickets_done("m", [report()])
     wall.advance(60)
-    tally.ticket_done("m", report(Cancelled("left")))
+    tally.tickets_done("m", [report(Cancelled("left"))])
     assert tally.last_inference_ms == 1_700_000_000_250
 
 
@@ -155,7 +155,7 @@ def test_no_count_is_lost_between_threads() -> None:
         together.wait()
         for _ in range(500):
             tally.queued("m", 1)
-            tally.ticket_done("m", report())
+            tally.tickets_done("m", [report()])
             tally.batch_done("m", batch(1))
 
     threads = [threading.Thread(target=count) for _ in range(4)]

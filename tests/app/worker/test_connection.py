@@ -86,7 +86,7 @@ class Host:
             enqueued_at=self.clock(),
             deadline=self.clock() + 30,
             clock=self.clock,
-            settled=lambda _ticket, _error: None,
+            settled=lambda _tickets: None,
         )
         self.tickets.append(ticket)
 
