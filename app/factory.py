@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from werkzeug.routing import MapAdapter
 
 from app import errors, serving
 from app.gate import Gate
@@ -19,6 +20,7 @@ from app.hangup import HangupWatcher
 from app.metrics import Metrics
 from app.quick import Quick
 from app.routes import docs, health, inference, models, openai
+from app.routing import RememberingMap
 from app.services import Services
 from app.settings import Settings
 from engine.engine import Engine
@@ -41,9 +43,24 @@ class BrimApp(Flask):
     Another server than Brim's own worker does not ask.
     """
 
+    url_map_class = RememberingMap
+    url_map: RememberingMap
     quick: Quick
     several: Callable[[], AbstractContextManager[None]]
     """Entered around several quick requests that run one after the other."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """As Flask's, which finds out about a request's URL; for most requests it is known."""
+        if request is None or self.config["TRUSTED_HOSTS"] is not None:
+            return super().create_url_adapter(request)
+        known = self.url_map.recall(request.environ)
+        if known is not None:
+            request.host = known.host
+            return known
+        adapter = super().create_url_adapter(request)
+        if adapter is not None:
+            self.url_map.remember(request.environ, adapter, request.host)
+        return adapter
 
 
 def create_app(

@@ -99,6 +99,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.hangup": "os select socket threading",
         "app.planning": "",
         "app.routes": "",
+        "app.routing": "werkzeug",
         "app.settings": "msgspec os",
         "app.openapi_schema": "",
         "app.triton": "",
@@ -159,7 +160,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench.runner": "asyncio socket time (uvloop)",
-        "app.factory": "flask random",
+        "app.factory": "flask random werkzeug",
     },
     {
         "app.worker.exchange": "gunicorn",
