@@ -55,11 +55,10 @@ class BrimApp(Flask):
             return super().create_url_adapter(request)
         known = self.url_map.recall(request.environ)
         if known is not None:
-            request.host = known.host
             return known
         adapter = super().create_url_adapter(request)
         if adapter is not None:
-            self.url_map.remember(request.environ, adapter, request.host)
+            self.url_map.remember(request.environ, adapter)
         return adapter
 
 

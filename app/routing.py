@@ -23,9 +23,9 @@ Key = tuple[str, str, str, str, str]
 
 
 class KnownAdapter(MapAdapter):
-    """werkzeug's adapter of a request that matched before. `host` is what its client calls us."""
+    """werkzeug's adapter of a request that matched before."""
 
-    def __init__(self, like: MapAdapter, host: str, rule: Rule, args: Mapping[str, Any]) -> None:
+    def __init__(self, like: MapAdapter, rule: Rule, args: Mapping[str, Any]) -> None:
         super().__init__(
             like.map,
             like.server_name,
@@ -36,7 +36,6 @@ class KnownAdapter(MapAdapter):
             like.default_method,
             like.query_args,
         )
-        self.host = host
         self._rule = rule
         self._args = args
 
@@ -67,7 +66,7 @@ class RememberingMap(Map):
         key = _key(environ)
         return None if key is None else self._known.get(key)
 
-    def remember(self, environ: Mapping[str, Any], adapter: MapAdapter, host: str) -> None:
+    def remember(self, environ: Mapping[str, Any], adapter: MapAdapter) -> None:
         """Keep what `adapter` finds for this request, if it is sure to find it again."""
         key = _key(environ)
         if key is None or self.converters != self.default_converters:
@@ -78,7 +77,7 @@ class RememberingMap(Map):
             return
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[key] = KnownAdapter(adapter, host, rule, args)
+        self._known[key] = KnownAdapter(adapter, rule, args)
 
 
 def _key(environ: Mapping[str, Any]) -> Key | None:
