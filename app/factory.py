@@ -5,16 +5,14 @@ May touch: flask.
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request
 from werkzeug.routing import MapAdapter
 
-from app import errors, serving
+from app import errors, hooks
 from app.gate import Gate
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
@@ -28,13 +26,6 @@ from engine.engine import Engine
 HOLD_S = 0.002
 """Seconds for which requests that came at the same moment are read before the first is run. A batch
 costs Python about as much as a request, whatever its size: alone, each would pay for both."""
-
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-def _new_id() -> str:
-    """32 hexadecimal digits. A name and no secret: the system's generator costs a system call."""
-    return f"{random.getrandbits(128):032x}"
 
 
 class BrimApp(Flask):
@@ -73,23 +64,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["brim"] = Services(engine, Gate(settings.threads), hangups)
     errors.register(app)
-
-    @app.before_request
-    def name_request() -> None:
-        """The client's id for this request, if it is printable and short, or one of ours."""
-        theirs = request.headers.get("X-Request-Id", "")
-        g.request_id = theirs if _REQUEST_ID.fullmatch(theirs) else _new_id()
-
-    @app.after_request
-    def say_name(response: Response) -> Response:
-        response.headers["X-Request-Id"] = g.request_id
-        return response
-
-    @app.teardown_request
-    def give_up(error: BaseException | None) -> None:
-        if error is not None:
-            serving.give_up()
-
+    hooks.register(app, metrics.http)
     app.register_blueprint(inference.blueprint)
     app.register_blueprint(models.blueprint)
     app.register_blueprint(openai.blueprint)

@@ -146,6 +146,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.serving": "flask socket",
     },
     {
+        "app.hooks": "flask random time",
         "app.openapi": "flask werkzeug",
         "app.terminal": "rich",
     },
@@ -160,7 +161,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench.runner": "asyncio socket time (uvloop)",
-        "app.factory": "flask random werkzeug",
+        "app.factory": "flask werkzeug",
     },
     {
         "app.worker.exchange": "gunicorn",
