@@ -5,20 +5,20 @@ May touch: flask.
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request
+from werkzeug.routing import MapAdapter
 
-from app import errors, serving
+from app import errors, hooks
 from app.gate import Gate
 from app.hangup import HangupWatcher
 from app.metrics import Metrics
 from app.quick import Quick
 from app.routes import docs, health, inference, models, openai
+from app.routing import RememberingMap
 from app.services import Services
 from app.settings import Settings
 from engine.engine import Engine
@@ -27,13 +27,6 @@ HOLD_S = 0.002
 """Seconds for which requests that came at the same moment are read before the first is run. A batch
 costs Python about as much as a request, whatever its size: alone, each would pay for both."""
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-def _new_id() -> str:
-    """32 hexadecimal digits. A name and no secret: the system's generator costs a system call."""
-    return f"{random.getrandbits(128):032x}"
-
 
 class BrimApp(Flask):
     """A Flask app that can say which WSGI requests its server may run on a thread that others need.
@@ -41,9 +34,23 @@ class BrimApp(Flask):
     Another server than Brim's own worker does not ask.
     """
 
+    url_map_class = RememberingMap
+    url_map: RememberingMap
     quick: Quick
     several: Callable[[], AbstractContextManager[None]]
     """Entered around several quick requests that run one after the other."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """As Flask's, which finds out about a request's URL; for most requests it is known."""
+        if request is None or self.config["TRUSTED_HOSTS"] is not None:
+            return super().create_url_adapter(request)
+        known = self.url_map.recall(request.environ)
+        if known is not None:
+            return known
+        adapter = super().create_url_adapter(request)
+        if adapter is not None:
+            self.url_map.remember(request.environ, adapter)
+        return adapter
 
 
 def create_app(
@@ -57,23 +64,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["brim"] = Services(engine, Gate(settings.places), hangups)
     errors.register(app)
-
-    @app.before_request
-    def name_request() -> None:
-        """The client's id for this request, if it is printable and short, or one of ours."""
-        theirs = request.headers.get("X-Request-Id", "")
-        g.request_id = theirs if _REQUEST_ID.fullmatch(theirs) else _new_id()
-
-    @app.after_request
-    def say_name(response: Response) -> Response:
-        response.headers["X-Request-Id"] = g.request_id
-        return response
-
-    @app.teardown_request
-    def give_up(error: BaseException | None) -> None:
-        if error is not None:
-            serving.give_up()
-
+    hooks.register(app, metrics.http)
     app.register_blueprint(inference.blueprint)
     app.register_blueprint(models.blueprint)
     app.register_blueprint(openai.blueprint)

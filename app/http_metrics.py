@@ -1,6 +1,6 @@
 """How long each HTTP request took and how it ended.
 
-May touch: flask, prometheus_client.
+May touch: flask's responses, prometheus_client.
 
 The names and labels are those of prometheus-flask-exporter, without its hooks: they cost 33 us a
 request, these 6, and they would take the time and the status of a `Deferred` before it has either.
@@ -10,16 +10,9 @@ Children of the labelled metrics are looked up once per method, rule and status.
 from __future__ import annotations
 
 import time
-from functools import partial
-from typing import Final
 
-from flask import Flask, Response, g, request
+from flask import Response
 from prometheus_client import CollectorRegistry, Counter, Histogram
-
-from app.deferred import Deferred
-
-UNTRACKED: Final = ("metrics",)
-"""Endpoints whose requests are not counted: a scrape is no traffic."""
 
 
 class HttpMetrics:
@@ -40,24 +33,8 @@ class HttpMetrics:
         )
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
 
-    def register(self, app: Flask) -> None:
-        """Hear of every request of this app. URLs without a route are one series together."""
-
-        @app.before_request
-        def begin() -> None:
-            g.begun_at = time.perf_counter()
-
-        @app.after_request
-        def end(response: Response) -> Response:
-            if request.endpoint not in UNTRACKED:
-                note = partial(self._note, request.method, str(request.url_rule), g.begun_at)
-                if isinstance(response, Deferred):
-                    response.then(note)
-                else:
-                    note(response)
-            return response
-
-    def _note(self, method: str, rule: str, begun_at: float, answer: Response) -> None:
+    def note(self, method: str, rule: str, begun_at: float, answer: Response) -> None:
+        """A request that came at `begun_at`, on the clock of `time.perf_counter`, is answered."""
         key = method, rule, answer.status_code
         if key not in self._children:
             status = str(answer.status_code)

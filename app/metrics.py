@@ -80,6 +80,7 @@ class Metrics(Observer):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
+        self.http = HttpMetrics(registry)
         self._models = {config.name: _ModelMetrics(config, clock) for config in models}
         self._families = _Families(registry)
         for model in self._models.values():
@@ -98,8 +99,7 @@ class Metrics(Observer):
         GCCollector(registry=self.registry)
 
     def serve(self, app: Flask) -> None:
-        """Add `/metrics`, and count every HTTP request by its URL rule."""
-        HttpMetrics(self.registry).register(app)
+        """Add `/metrics`."""
         exporter = PrometheusMetrics(app, path=None, registry=self.registry, export_defaults=False)
 
         @app.get("/metrics")

@@ -101,6 +101,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.planning": "",
         "app.worker": "",
         "app.routes": "",
+        "app.routing": "werkzeug",
         "app.settings": "msgspec os",
         "app.openapi_schema": "",
         "app.triton": "",
@@ -148,6 +149,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.serving": "flask socket",
     },
     {
+        "app.hooks": "flask random time",
         "app.openapi": "flask werkzeug",
         "app.terminal": "rich",
     },
@@ -162,7 +164,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench.runner": "asyncio socket time (uvloop)",
-        "app.factory": "flask random",
+        "app.factory": "flask werkzeug",
     },
     {
         "app.worker.exchange": "gunicorn",
