@@ -5,7 +5,7 @@ May touch: flask.
 WSGI lets an application return an iterable that calls `start_response` only when its first part is
 asked for. So a view submits and returns a response that holds its ticket. A server that asks for
 its body waits on the ticket's Event, in whatever thread asks: gthread, or any other. Brim's own
-worker knows `Waiting`, and asks when the ticket is done, so that no thread waits.
+worker finds the response in the environ, and asks when the ticket is done, so that no thread waits.
 
 What Flask runs after the view has run before there is an answer: headers that such hooks set are
 put on the answer, and what must see the answer itself is told of it with `then`.
@@ -14,7 +14,7 @@ put on the answer, and what must see the answer itself is told of it with `then`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from flask import Response
 
@@ -23,6 +23,10 @@ from engine.ticket import Ticket
 Environ: TypeAlias = dict[str, Any]
 StartResponse: TypeAlias = Callable[..., Any]
 """WSGI's, as PEP 3333 has them."""
+
+DEFERRED: Final = "brim.deferred"
+"""Where a request's environ has the `Deferred` that answers it: a server that looks there finds it
+whatever a middleware has wrapped around what the app returned."""
 
 
 class Deferred(Response):
@@ -72,21 +76,22 @@ class Deferred(Response):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Waiting:
         """WSGI: nothing has been said yet when this returns."""
+        environ[DEFERRED] = self
         return Waiting(self, environ, start_response)
 
 
 class Waiting:
     """A `Deferred` as WSGI has it: the server asks for its parts."""
 
-    __slots__ = ("_environ", "_start_response", "deferred")
+    __slots__ = ("_deferred", "_environ", "_start_response")
 
     def __init__(self, deferred: Deferred, environ: Environ, start_response: StartResponse) -> None:
-        self.deferred = deferred
+        self._deferred = deferred
         self._environ = environ
         self._start_response = start_response
 
     def __iter__(self) -> Iterator[bytes]:
-        answer = self.deferred.answer()
+        answer = self._deferred.answer()
         try:
             yield from answer(self._environ, self._start_response)
         finally:
@@ -94,4 +99,4 @@ class Waiting:
 
     def close(self) -> None:
         """WSGI servers call this when they have the whole answer, or have given up."""
-        self.deferred.close()
+        self._deferred.close()

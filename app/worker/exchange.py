@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gunicorn.http.message import Request
 
-from app.deferred import Deferred, Waiting
+from app.deferred import DEFERRED, Deferred
 from app.worker.heads import Head
 from app.worker.outbox import Outbox
 
@@ -82,12 +82,16 @@ class Exchange:
         try:
             self._parts = self._host.wsgi(self.environ, self._response.start_response)
         except Exception as error:
+            deferred = self.deferred
+            if deferred is not None:
+                # whatever failed around it, nobody will ask for its answer
+                deferred.close()
             self._fail(error)
 
     @property
     def deferred(self) -> Deferred | None:
         """What the application waits for, if it has not started to answer."""
-        return self._parts.deferred if isinstance(self._parts, Waiting) else None
+        return None if self.done else self.environ.get(DEFERRED)
 
     def produce(self) -> None:
         """Make the answer, and send it, until there is no more of it or the client reads slowly."""

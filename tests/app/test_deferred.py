@@ -8,25 +8,26 @@ import pytest
 from flask import Response, g
 from werkzeug.test import EnvironBuilder
 
-from app.deferred import Waiting
+from app.deferred import DEFERRED, Deferred, Waiting
 from tests.app.conftest import PUPPET, Serve, Served, answer, body
 
 
-def ask(served: Served, **headers: str) -> tuple[Waiting, list[tuple[str, Any]]]:
+def ask(served: Served, **headers: str) -> tuple[Waiting, Deferred, list[tuple[str, Any]]]:
     """Call the app as a WSGI server does, and keep what it starts to answer."""
     said: list[tuple[str, Any]] = []
     builder = EnvironBuilder(
         "/v2/models/puppet/infer", method="POST", json=body(1.0), headers=headers
     )
-    parts = served.app(builder.get_environ(), lambda *start: said.append(start))
+    environ = builder.get_environ()
+    parts = served.app(environ, lambda *start: said.append(start))
     assert isinstance(parts, Waiting)
-    return parts, said
+    return parts, environ[DEFERRED], said
 
 
 def test_nothing_is_said_before_the_first_part_is_asked_for(served: Served) -> None:
     served.hold()
-    parts, said = ask(served, **{"X-Request-Id": "mine"})
-    assert not parts.deferred.ticket.done
+    parts, deferred, said = ask(served, **{"X-Request-Id": "mine"})
+    assert not deferred.ticket.done
     served.release()
     (content,) = parts
     ((status, headers),) = said
@@ -59,7 +60,7 @@ def test_the_metrics_are_those_of_the_answer(served: Served) -> None:
         return served.sample("flask_http_request_total", method="POST", status=str(status))
 
     served.hold()
-    parts, _ = ask(served)
+    parts, _, _ = ask(served)
     assert count(200) is None
     served.device.fail_result = RuntimeError("gone")
     served.release()
@@ -73,11 +74,11 @@ def test_the_metrics_are_those_of_the_answer(served: Served) -> None:
 def test_a_server_that_never_asks_gives_the_place_and_the_queue_back(serve: Serve) -> None:
     served = serve(PUPPET, worker="gthread", threads=2)
     served.hold()
-    parts, said = ask(served)
+    parts, deferred, said = ask(served)
     assert served.infer(2.0).status_code == 429
     parts.close()
     parts.close()
-    assert parts.deferred.ticket.done
+    assert deferred.ticket.done
     assert said == []
     served.release()
     assert served.infer(2.0).status_code == 200

@@ -76,6 +76,11 @@ class Host:
             return (b"x" * 40_000 for _ in range(100))
         if path == "/quick/later":
             return self.later()(environ, start_response)
+        if path == "/quick/wrapped":
+            return (part.upper() for part in self.later()(environ, start_response))
+        if path == "/quick/lost":
+            self.later()(environ, start_response)
+            raise ZeroDivisionError
         return Response(path.encode() + b" " + body)(environ, start_response)
 
     def later(self) -> Deferred:
@@ -200,6 +205,22 @@ def test_a_request_that_waits_for_the_engine_is_answered_when_its_ticket_is_done
     rig.turn()
     said = rig.received()
     assert said.index(b"answer [7]") < said.index(b"/quick ")
+    assert rig.host.parked == {}
+
+
+def test_a_middleware_around_the_answer_makes_nobody_wait(rig: Rig) -> None:
+    rig.send(request("/quick/wrapped"))
+    assert rig.connection.state is State.PARKED
+    deliver(*rig.host.tickets)
+    rig.turn()
+    assert rig.received().endswith(b"ANSWER [7]")
+
+
+def test_an_answer_that_a_middleware_loses_is_not_computed(rig: Rig) -> None:
+    rig.send(request("/quick/lost"))
+    assert rig.received().startswith(b"HTTP/1.1 500 ")
+    with pytest.raises(Cancelled):
+        rig.host.tickets[0].result()
     assert rig.host.parked == {}
 
 
