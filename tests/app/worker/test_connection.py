@@ -37,7 +37,7 @@ class Log:
         self.debug, self.warning, self.exception = self.log.debug, self.log.info, self.log.info
 
     def access(self, response: Any, _request: Any, environ: Any, _time: Any) -> None:
-        self.accesses.append(f"{environ['PATH_INFO']} {response.status}")
+        self.accesses.append(f"{environ.get('PATH_INFO')} {response.status}")
 
 
 class ByHand:
