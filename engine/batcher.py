@@ -4,7 +4,9 @@ May touch: threading, a clock. The policy decides (`batching.py`), these carry o
 
 A request's way from here: `submit` puts its ticket into the queue; the *batcher* thread asks the
 policy, gathers the rows and launches them; the *completer* thread waits for the device, scatters
-the outputs and settles the tickets. So batch N+1 is gathered while batch N computes. Beside them a
+the outputs and settles the tickets. So batch N+1 is gathered while batch N computes. What is over
+as soon as it is launched (a small model on a CPU) the batcher completes itself: to wake another
+thread would cost more than all the rest. Beside them a
 *corrector* puts into force, now and then, what the batches have cost: it may take some 100 ms,
 which nobody should wait for.
 
@@ -163,6 +165,7 @@ class Batcher:
         self._in_flight: list[Launch[Ticket]] = []
         self._answering: Launch[Ticket] | None = None
         self._to_complete: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._handed_over = self._completed = 0  # batches: by the batcher, and by the completer
         self._to_correct: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._correct_at = float("-inf")
         self._dead: str | None = None
@@ -330,7 +333,18 @@ class Batcher:
                     waited = ticket.deadline - ticket.enqueued_at
                     ticket.fail(DeadlineExceeded(f"no answer is possible within {waited:.3g} s"))
             else:
-                self._to_complete.put(self._start(decision))
+                self._carry_on(self._start(decision))
+
+    def _carry_on(self, batch: Batch) -> None:
+        """Complete a batch here if it is over and the completer has nothing to do, so that batches
+        are completed one after the other, in the order of their launch.
+        """
+        over = batch.running is not None and batch.running.ready
+        if over and self._completed == self._handed_over:
+            self._complete(batch)
+        else:
+            self._handed_over += 1
+            self._to_complete.put(batch)
 
     def _start(self, launch: Launch[Ticket]) -> Batch:
         """Gather and launch. What goes wrong here is the batch's failure, not the thread's."""
@@ -351,6 +365,7 @@ class Batcher:
     def _complete_loop(self) -> None:
         while (batch := self._to_complete.get()) is not None:
             self._complete(batch)
+            self._completed += 1
 
     def _complete(self, batch: Batch) -> None:
         """Wait for one batch and answer its tickets."""

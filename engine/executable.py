@@ -26,18 +26,28 @@ from engine.spec import Arrays, TensorSpec
 
 
 class Execution:
-    """One execution on its way: device arrays that are not ready yet."""
+    """One execution on its way: device arrays that may not be ready yet."""
 
-    __slots__ = ("_outputs",)
+    __slots__ = ("_outputs", "ready")
 
     def __init__(self, outputs: Mapping[str, jax.Array]) -> None:
         self._outputs = outputs
-        for output in outputs.values():
-            output.copy_to_host_async()
+        self.ready = all(map(_is_ready, outputs.values()))
+        if not self.ready:
+            for output in outputs.values():
+                output.copy_to_host_async()
 
     def result(self) -> Arrays:
         """Wait for the device, without the GIL, and bring the outputs to the host."""
         return {name: np.asarray(output) for name, output in self._outputs.items()}
+
+
+def _is_ready(output: Any) -> bool:
+    """JAX's arrays can be asked this, but it is not promised that they will always be: where they
+    cannot, nothing is known to be ready.
+    """
+    ask: Callable[[], bool] | None = getattr(output, "is_ready", None)
+    return ask is not None and ask()
 
 
 class Executable:

@@ -28,6 +28,10 @@ class Memory:
 class Running(Protocol):
     """One execution on its way."""
 
+    @property
+    def ready(self) -> bool:
+        """Was it over when `launch` returned, so that `result` waits for nothing?"""
+
     def result(self) -> Arrays:
         """Wait for the device: the outputs `[bucket.rows, ...]` on the host. Raises what failed."""
 

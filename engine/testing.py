@@ -69,8 +69,9 @@ class PuppetExecutable:
     """The executable of one bucket, led by a test.
 
     Every launch says `started`. Free-running until `hold()`; then every execution says `entered`
-    when the completer waits for it, and ends when the test says `proceed.release()`. `fail_launch`
-    and `fail_result` are raised when set. `launched` keeps the staged inputs of every launch.
+    when the completer waits for it, and ends when the test says `proceed.release()`. With `quick`
+    it is over when it has been launched. `fail_launch` and `fail_result` are raised when set.
+    `launched` keeps the staged inputs of every launch.
     """
 
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
@@ -80,6 +81,7 @@ class PuppetExecutable:
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)
         self.held = False
+        self.quick = False
         self.fail_launch: BaseException | None = None
         self.fail_result: BaseException | None = None
         self.launched: list[Arrays] = []
@@ -99,6 +101,7 @@ class PuppetExecutable:
 
 class _PuppetExecution:
     def __init__(self, puppet: PuppetExecutable, inputs: Arrays) -> None:
+        self.ready = puppet.quick
         self._puppet = puppet
         self._inputs = inputs
 

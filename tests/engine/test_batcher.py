@@ -7,6 +7,7 @@ can also say what did *not* happen.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -443,6 +444,82 @@ def test_the_load_says_how_old_the_oldest_batch_is(rig: Rig) -> None:
     rig.occupy()
     rig.clock.advance(7)
     assert rig.batcher.load() == Load(0, 0, 1, 7.0)
+
+
+# --- what is over at once -------------------------------------------------------------------------
+
+
+def note_threads(rig: Rig) -> list[str]:
+    """The names of the threads that fetch results, as they do."""
+    names: list[str] = []
+
+    def noted(inputs: Arrays) -> dict[str, Array]:
+        names.append(threading.current_thread().name)
+        return double_plus_one(inputs)
+
+    for puppet in rig.devices.values():
+        puppet.function = noted
+    return names
+
+
+@pytest.mark.parametrize(
+    ("quick", "thread"),
+    [
+        pytest.param(True, "brim-batcher-puppet", id="over at once"),
+        pytest.param(False, "brim-completer-puppet", id="on the device"),
+    ],
+)
+def test_a_batch_that_is_over_when_it_is_launched_wakes_no_other_thread(
+    rig: Rig, quick: bool, thread: str
+) -> None:
+    names = note_threads(rig)
+    rig.devices[1].quick = quick
+    for value in range(3):
+        assert_answers(rig.submit(value), value)
+    assert [report.rows for report in rig.reports(3)] == [1, 1, 1]
+    assert names == [thread] * 3
+
+
+def test_a_batch_that_is_over_at_once_does_not_overtake_one_that_is_not(rig: Rig) -> None:
+    names = note_threads(rig)
+    before = rig.occupy(0)
+    rig.devices[2].quick = True
+    rig.devices[2].held = False
+    behind = [rig.submit(1), rig.submit(2)]
+    rig.pass_time(1.0)
+    assert rig.launched(2) == [[1, 2]]
+    assert not any(ticket.done for ticket in behind)
+    rig.free()
+    assert_answers(before, 0)
+    for ticket, value in zip(behind, (1, 2), strict=True):
+        assert_answers(ticket, value)
+    assert [report.rows for report in rig.reports(2)] == [1, 2]
+    assert names == ["brim-completer-puppet"] * 2
+
+
+def test_when_the_completer_has_caught_up_the_batcher_completes_again(rig: Rig) -> None:
+    names = note_threads(rig)
+    assert_answers(rig.submit(0), 0)
+    rig.reports(1)
+    rig.devices[2].quick = True
+    # the completer counts a batch only when it has reported it
+    for _ in range(1_000_000):
+        if rig.batcher._completed:
+            break
+        os.sched_yield()
+    assert_answers(rig.submit(1, 2), 1, 2)
+    assert names == ["brim-completer-puppet", "brim-batcher-puppet"]
+
+
+def test_a_death_while_the_batcher_completes_is_its_own(rig: Rig) -> None:
+    rig.devices[1].quick = True
+    rig.devices[1].fail_result = Death("at the result")
+    ticket = rig.submit(1)
+    assert rig.died.wait(PATIENCE_S)
+    assert rig.deaths == ["brim-batcher-puppet died: Death('at the result')"]
+    assert isinstance(error_of(ticket), ModelFailed)
+    assert rig.batcher.load() == Load(0, 0, 0, 0.0)
+    assert_threads_end(rig)
 
 
 # --- one batch fails ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from engine.buckets import Bucket
 from engine.errors import LoadError
-from engine.executable import Compiler, expected_compiles, watch_compiles
+from engine.executable import Compiler, Execution, expected_compiles, watch_compiles
 from engine.model import Model
 from engine.spec import LENGTH, TensorSpec
 from engine.state import ModelState
@@ -91,6 +91,43 @@ def test_the_executables_of_several_threads_are_those_of_their_own_buckets() -> 
         answer = executable.launch({"x": np.full((n, SIZE), n, np.float32)}).result()
         np.testing.assert_array_equal(answer["y"], np.full((n, SIZE), n * SIZE, np.float32))
     assert sorted(compiled) == [1, 2, 3]
+
+
+# --- is it over? --------------------------------------------------------------------------------
+
+
+def test_a_result_that_is_there_is_known_to_be() -> None:
+    execution = Execution({"y": jax.block_until_ready(jnp.ones(3))})
+    assert execution.ready
+    np.testing.assert_array_equal(execution.result()["y"], np.ones(3, np.float32))
+
+
+class Output:
+    """One output of an execution; `ready` is None where JAX cannot be asked."""
+
+    def __init__(self, ready: bool | None) -> None:
+        self.copying = False
+        if ready is not None:
+            self.is_ready = lambda: ready
+
+    def copy_to_host_async(self) -> None:
+        self.copying = True
+
+
+@pytest.mark.parametrize(
+    ("outputs", "over"),
+    [
+        pytest.param([True, True], True, id="all-there"),
+        pytest.param([True, False], False, id="one-is-not"),
+        pytest.param([True, None], False, id="unknown"),
+    ],
+)
+def test_what_is_not_there_is_copied_to_the_host_when_it_is(
+    outputs: list[bool | None], over: bool
+) -> None:
+    made = {str(n): Output(ready) for n, ready in enumerate(outputs)}
+    assert Execution(made).ready is over  # type: ignore[arg-type]
+    assert [output.copying for output in made.values()] == [not over] * len(outputs)
 
 
 # --- what an executable refuses -----------------------------------------------------------------
