@@ -105,6 +105,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.triton": "",
         "app.window": "threading",
         "app.worker": "",
+        "app.written": "flask",
         "app.worker.inbox": "gunicorn",
         "app.worker.loop": "os select time",
         "app.worker.outbox": "socket",
