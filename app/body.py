@@ -76,7 +76,7 @@ def _plain_length(request: Request) -> int | None:
         or "HTTP_TRANSFER_ENCODING" in environ
         or "HTTP_CONTENT_ENCODING" in environ
         or "stream" in vars(request)  # werkzeug's, which it makes when somebody reads
-        or not (length.isascii() and length.isdecimal() and len(length) <= _DIGITS)
+        or not (length.isdecimal() and len(length) <= _DIGITS)
     ):
         return None
     limit = request.max_content_length

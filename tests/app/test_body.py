@@ -213,11 +213,25 @@ def test_of_a_server_that_ends_its_bodies_none_is_read_that_is_refused(
     assert response.status_code == status
 
 
-@pytest.mark.parametrize("length", ["9" * 5000, "-4", "4.0", "\xb2"])
-def test_a_length_that_is_none_is_left_to_werkzeug(client: FlaskClient, length: str) -> None:
-    more = {"CONTENT_LENGTH": length, "wsgi.input_terminated": True}
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"CONTENT_LENGTH": length} for length in ("9" * 5000, "-4", "4.0", "\xb2")),
+        {"CONTENT_LENGTH": "2", "HTTP_TRANSFER_ENCODING": "chunked"},
+    ],
+)
+def test_a_length_that_is_none_is_not_gone_by(client: FlaskClient, more: dict[str, str]) -> None:
+    more = {"wsgi.input_terminated": True, **more}  # type: ignore[dict-item]
     response = client.post("/echo", input_stream=io.BytesIO(b"full"), environ_overrides=more)
     assert (response.status_code, response.data) == (200, b"full")
+
+
+def test_of_a_server_that_does_not_end_its_bodies_one_that_is_cut_off_is_400(
+    client: FlaskClient,
+) -> None:
+    more = {"CONTENT_LENGTH": "4"}
+    response = client.post("/echo", input_stream=io.BytesIO(b"fu"), environ_overrides=more)
+    assert response.status_code == 400
 
 
 @pytest.mark.parametrize("terminated", [True, False])
