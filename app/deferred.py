@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from flask import Response
 
+from app.operation import JSON
 from engine.ticket import Ticket
 
 Environ: TypeAlias = dict[str, Any]
@@ -43,7 +44,7 @@ class Deferred(Response):
         """`finish` waits for the ticket, builds the answer and never raises; `leave` is called when
         it is built, or given up. `quick`: is it built so fast that others may wait for it?
         """
-        super().__init__()
+        super().__init__(content_type=JSON)  # most likely; the answer has its own
         self.ticket = ticket
         self.quick = quick
         self._finish = finish
@@ -60,18 +61,25 @@ class Deferred(Response):
             answer = self._finish()
         finally:
             self._leave()
-        for name in set(self.headers.keys()) - set(answer.headers.keys()):
-            answer.headers.setlist(name, self.headers.getlist(name))
-        if "Vary" in self.headers:
-            answer.vary.update(self.vary)
+        self._add_headers(answer)
         for hear in self._then:
             hear(answer)
         return answer
 
+    def _add_headers(self, answer: Response) -> None:
+        """Those that hooks have put on this response, where the answer has not said it itself."""
+        said = {name.lower() for name, _ in answer.headers}
+        for name, value in self.headers:
+            if name.lower() not in said:
+                answer.headers.add(name, value)
+            elif name.lower() == "vary":
+                answer.vary.update(self.vary)
+
     def close(self) -> None:
         """All is over, whether somebody asked for the answer or not. Idempotent."""
         super().close()
-        self.ticket.cancel()
+        if not self.ticket.done:
+            self.ticket.cancel()
         self._leave()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Waiting:

@@ -16,10 +16,10 @@ from app.errors import TooManyWaiting
 class Place:
     """One request's place at the gate: left with the `with` block, or, if kept, by `leave`."""
 
-    __slots__ = ("_kept", "_places")
+    __slots__ = ("_gate", "_kept")
 
-    def __init__(self, places: threading.BoundedSemaphore) -> None:
-        self._places: threading.BoundedSemaphore | None = places
+    def __init__(self, gate: Gate) -> None:
+        self._gate: Gate | None = gate
         self._kept = False
 
     def keep(self) -> None:
@@ -28,9 +28,9 @@ class Place:
 
     def leave(self) -> None:
         """Let the next one in. Idempotent."""
-        places, self._places = self._places, None
-        if places is not None:
-            places.release()
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.free_one()
 
     def __enter__(self) -> Place:
         return self
@@ -46,14 +46,22 @@ class Place:
 
 
 class Gate:
-    """Lets `limit` requests in at a time."""
+    """Lets `limit` requests in at a time. `_lock` guards `_free`, the places that nobody has."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._places = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._free = limit
 
     def admit(self) -> Place:
         """A place. Raises `TooManyWaiting` at once when there is none."""
-        if not self._places.acquire(blocking=False):
-            raise TooManyWaiting(f"{self.limit} requests wait in this process already", 1.0)
-        return Place(self._places)
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return Place(self)
+        raise TooManyWaiting(f"{self.limit} requests wait in this process already", 1.0)
+
+    def free_one(self) -> None:
+        """For a place, which knows that it was not left before."""
+        with self._lock:
+            self._free += 1

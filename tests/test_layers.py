@@ -106,6 +106,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.openapi_schema": "",
         "app.triton": "",
         "app.window": "threading",
+        "app.written": "flask",
     },
     {
         "app.bench.histogram": "hdrh numpy",

@@ -114,5 +114,5 @@ def v2_ready() -> ServerReady:
 @answers(ModelReady, *UNKNOWN)
 def v2_model_ready(name: str, version: str = MODEL_VERSION) -> ModelReady:
     """Does this one model serve?"""
-    serving.check_version(name, version)
+    serving.check_version(services().engine, name, version)
     return ModelReady(name=name, ready=services().engine.stats(name).serving)

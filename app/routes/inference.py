@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from app import body, serving
 from app.codec import InferResponse, oip
@@ -20,32 +20,36 @@ INFER: Final = Operation(
     answer=oip.WireAnswer, errors=INFERENCE, takes=oip.WireRequest, media=(JSON, BINARY)
 )
 
+_LENGTH_KEY: Final = f"HTTP_{HEADER_LENGTH.replace('-', '_').upper()}"
+"""WSGI's name of the header."""
+
 
 @blueprint.post("/v2/models/<name>/infer")
 @blueprint.post("/v2/models/<name>/versions/<version>/infer")
 @documented(INFER)
 def infer(name: str, version: str = MODEL_VERSION) -> Response:
     """JSON, JSON with binary tensors after it, or one raw tensor."""
-    model = serving.admit(name, version)
-    with serving.place(name) as place:
-        asked = oip.decode(body.read(), _header_length(), model.inputs, model.outputs)
-        accepts = body.accepted()
+    visit = serving.Visit(name, version)
+    with visit.place:
+        request, model = visit.request, visit.model
+        length = _header_length(request.environ.get(_LENGTH_KEY))
+        asked = oip.decode(body.read(request), length, model.inputs, model.outputs)
+        accepts = body.accepted(request)
 
         def encode(ticket: Ticket, outputs: Arrays) -> Response:
             said = InferResponse(name, MODEL_VERSION, outputs, asked.id, ticket.prepared.parameters)
             content, header_length = oip.encode(said, asked, model.outputs)
             if header_length is None:
-                return body.compress(Response(content, content_type=JSON), accepts)
-            response = Response(content, content_type=BINARY)
+                return body.answer(content, JSON, accepts)
+            response = body.answer(content, BINARY, accepts)
             response.headers[HEADER_LENGTH] = str(header_length)
-            return body.compress(response, accepts)
+            return response
 
-        return serving.run(name, asked.inputs, place, encode, asked.timeout_s, asked.priority)
+        return visit.run(asked.inputs, encode, asked.timeout_s, asked.priority)
 
 
-def _header_length() -> int | None:
+def _header_length(said: str | None) -> int | None:
     """None for a request that is JSON alone."""
-    said = request.headers.get(HEADER_LENGTH)
     if said is None:
         return None
     # no more digits than any length has: int() is slow on thousands of them

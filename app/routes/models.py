@@ -11,7 +11,7 @@ from app import body, serving, triton
 from app.answer import Answer
 from app.codec.typed import parse, prepared
 from app.operation import NOT_SERVING, OPTIONAL_BODY, UNKNOWN, answers
-from app.services import MODEL_VERSION, VERSION, services
+from app.services import MODEL_VERSION, VERSION, services, this_request
 from engine.costs import Cost
 from engine.state import ModelState
 from engine.stats import Counts, MemoryUse, ModelStats
@@ -72,7 +72,7 @@ class ModelMetadata(Answer, frozen=True):
 @answers(ModelMetadata, *NOT_SERVING)
 def model(name: str, version: str = MODEL_VERSION) -> ModelMetadata:
     """What are its tensors called, and which shapes do they have?"""
-    serving.check_version(name, version)
+    serving.check_version(services().engine, name, version)
     served = services().engine.model(name)
     return ModelMetadata(
         name=name,
@@ -94,7 +94,7 @@ def model(name: str, version: str = MODEL_VERSION) -> ModelMetadata:
 @answers(triton.TritonConfig, *NOT_SERVING)
 def config(name: str, version: str = MODEL_VERSION) -> triton.TritonConfig:
     """Its configuration, as Triton's clients read it."""
-    serving.check_version(name, version)
+    serving.check_version(services().engine, name, version)
     engine = services().engine
     return triton.model_config(engine.config(name), engine.model(name))
 
@@ -148,7 +148,7 @@ class OneModelsStatistics(Answer, frozen=True):
 @answers(OneModelsStatistics, *UNKNOWN)
 def stats(name: str, version: str = MODEL_VERSION) -> OneModelsStatistics:
     """Triton's statistics, and beside them what only Brim knows: the cost table, memory, load."""
-    serving.check_version(name, version)
+    serving.check_version(services().engine, name, version)
     said = services().engine.stats(name)
     return OneModelsStatistics(
         model_stats=(triton.model_statistics(said, MODEL_VERSION),),
@@ -190,7 +190,7 @@ class IndexEntry(Answer, frozen=True):
 @answers(list[IndexEntry], *OPTIONAL_BODY, takes=IndexRequest)
 def index() -> list[IndexEntry]:
     """Every model's state, as Triton says it; with `{"ready": true}` only those that serve."""
-    ready_only = parse(body.read_optional() or b"{}", IndexRequest).ready
+    ready_only = parse(body.read_optional(this_request()) or b"{}", IndexRequest).ready
     engine = services().engine
     every = [_entry(engine.stats(name)) for name in engine.names]
     return [entry for entry in every if entry.state == "READY" or not ready_only]

@@ -10,7 +10,7 @@ from app import body, serving
 from app.answer import Answer
 from app.codec import openai
 from app.operation import INFERENCE, JSON, UNKNOWN, Operation, answers, documented
-from app.services import services
+from app.services import services, this_request
 from engine.errors import InvalidRequest
 from engine.spec import Arrays
 from engine.ticket import Ticket
@@ -27,20 +27,21 @@ EMBEDDINGS = Operation(
 @documented(EMBEDDINGS)
 def embeddings() -> Response:
     """The embeddings of texts, by any model that has a text in and one vector out."""
-    asked = openai.decode(body.read())
-    model = serving.admit(asked.model)
-    text, vector = openai.tensors(asked.model, model)
-    if asked.dimensions not in (None, *vector.shape):
-        raise InvalidRequest("dimensions", f"got {asked.dimensions}, expected {vector.shape[0]}")
-    with serving.place(asked.model) as place:
-        sentences = openai.sentences(asked, model.detokenize)
-        accepts = body.accepted()
+    asked = openai.decode(body.read(this_request()))
+    visit = serving.Visit(asked.model)
+    with visit.place:
+        text, vector = openai.tensors(asked.model, visit.model)
+        if asked.dimensions not in (None, *vector.shape):
+            problem = f"got {asked.dimensions}, expected {vector.shape[0]}"
+            raise InvalidRequest("dimensions", problem)
+        sentences = openai.sentences(asked, visit.model.detokenize)
+        accepts = body.accepted(visit.request)
 
         def encode(ticket: Ticket, outputs: Arrays) -> Response:
             content = openai.encode(asked, outputs[vector.name], ticket.prepared.tokens)
-            return body.compress(Response(content, content_type=JSON), accepts)
+            return body.answer(content, JSON, accepts)
 
-        return serving.run(asked.model, {text.name: sentences}, place, encode)
+        return visit.run({text.name: sentences}, encode)
 
 
 class OpenAIModel(Answer, frozen=True):

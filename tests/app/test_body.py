@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask.testing import FlaskClient
 
 from app import body, errors
@@ -31,15 +31,15 @@ def client() -> FlaskClient:
 
     @app.post("/echo")
     def echo() -> bytes:
-        return body.read()
+        return body.read(request)
 
     @app.post("/optional")
     def optional() -> bytes:
-        return body.read_optional() or b"nothing"
+        return body.read_optional(request) or b"nothing"
 
     @app.get("/<int:size>")
     def answer(size: int) -> Response:
-        return body.compress(Response(b"7" * size), body.accepted())
+        return body.answer(b"7" * size, "text/plain", body.accepted(request))
 
     return app.test_client()
 
@@ -162,6 +162,101 @@ def test_a_chunked_body_is_counted_while_it_is_read(
         environ_overrides={"wsgi.input_terminated": True},
     )
     assert response.status_code == status
+
+
+class Stream(io.BytesIO):
+    """A body that comes in pieces, and notes what is asked of it."""
+
+    def __init__(self, *parts: bytes) -> None:
+        super().__init__()
+        self.parts = list(parts)
+        self.asked: list[int | None] = []
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.asked.append(size)
+        return self.parts.pop(0) if self.parts else b""
+
+
+@pytest.mark.parametrize(
+    ("parts", "length", "said", "asked"),
+    [
+        pytest.param([b"full"], "4", b"full", [4], id="in one piece"),
+        pytest.param([b"fu", b"l", b"l"], "4", b"full", [4, 2, 1], id="in pieces"),
+        pytest.param([b"fu"], "4", b"fu", [4, 2], id="cut off"),
+        pytest.param([], "0", b"", [0], id="empty"),
+        pytest.param([b"7" * LIMIT], str(LIMIT), b"7" * LIMIT, [LIMIT], id="as long as may be"),
+    ],
+)
+def test_of_a_server_that_ends_its_bodies_a_plain_one_is_asked_for_at_once(
+    client: FlaskClient, parts: list[bytes], length: str, said: bytes, asked: list[int]
+) -> None:
+    stream = Stream(*parts)
+    more = {"CONTENT_LENGTH": length, "wsgi.input_terminated": True}
+    response = client.post("/echo", input_stream=stream, environ_overrides=more)
+    assert (response.status_code, response.data) == (200, said)
+    assert stream.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        pytest.param({"CONTENT_LENGTH": str(LIMIT + 1)}, 413, id="too large"),
+        pytest.param({"CONTENT_LENGTH": "9" * 100}, 413, id="far too large"),
+        pytest.param({"HTTP_CONTENT_ENCODING": "br"}, 415, id="an unknown encoding"),
+    ],
+)
+def test_of_a_server_that_ends_its_bodies_none_is_read_that_is_refused(
+    client: FlaskClient, more: dict[str, str], status: int
+) -> None:
+    more = {"CONTENT_LENGTH": "4", "wsgi.input_terminated": True, **more}  # type: ignore[dict-item]
+    response = client.post("/echo", input_stream=Unread(), environ_overrides=more)
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"CONTENT_LENGTH": length} for length in ("9" * 5000, "-4", "4.0", "\xb2")),
+        {"CONTENT_LENGTH": "2", "HTTP_TRANSFER_ENCODING": "chunked"},
+    ],
+)
+def test_a_length_that_is_none_is_not_gone_by(client: FlaskClient, more: dict[str, str]) -> None:
+    more = {"wsgi.input_terminated": True, **more}  # type: ignore[dict-item]
+    response = client.post("/echo", input_stream=io.BytesIO(b"full"), environ_overrides=more)
+    assert (response.status_code, response.data) == (200, b"full")
+
+
+def test_of_a_server_that_does_not_end_its_bodies_one_that_is_cut_off_is_400(
+    client: FlaskClient,
+) -> None:
+    more = {"CONTENT_LENGTH": "4"}
+    response = client.post("/echo", input_stream=io.BytesIO(b"fu"), environ_overrides=more)
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_what_a_hook_has_read_before_is_read_all_the_same(
+    client: FlaskClient, encoding: str | None, terminated: bool
+) -> None:
+    client.application.before_request(lambda: request.get_data() and None)
+    response = client.post(
+        "/echo",
+        data=b"full" if encoding is None else gzip.compress(b"full"),
+        headers={} if encoding is None else {"Content-Encoding": encoding},
+        environ_overrides={"wsgi.input_terminated": True} if terminated else {},
+    )
+    assert response.data == b"full"
+
+
+def test_a_hook_may_set_the_limit_of_its_own_requests(client: FlaskClient) -> None:
+    @client.application.before_request
+    def limit() -> None:
+        request.max_content_length = 3
+
+    more = {"wsgi.input_terminated": True}
+    assert client.post("/echo", data=b"ful", environ_overrides=more).status_code == 200
+    assert client.post("/echo", data=b"full", environ_overrides=more).status_code == 413
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from flask import Response, g
 from werkzeug.test import EnvironBuilder
 
 from app.deferred import DEFERRED, Deferred, Waiting
+from engine.testing import puppet_config
 from tests.app.conftest import PUPPET, Serve, Served, answer, body
 
 
@@ -53,6 +54,43 @@ def test_headers_that_hooks_put_on_the_response_are_on_the_answer(served: Served
     assert said.headers["Vary"] == "Origin"
     assert said.headers["Content-Type"] == "application/json"
     assert len(said.headers.getlist("Content-Length")) == 1
+
+
+def test_what_the_answer_says_itself_is_not_said_twice(serve: Serve) -> None:
+    served = serve(PUPPET)
+
+    @served.app.after_request
+    def insist(response: Response) -> Response:
+        response.headers["content-type"] = "text/html"
+        response.headers["CONTENT-LENGTH"] = "7"
+        return response
+
+    said = served.infer(1.0)
+    assert said.headers.getlist("Content-Type") == ["application/json"]
+    assert said.headers.getlist("Content-Length") == [str(len(said.data))]
+
+
+def test_what_varies_for_the_answer_and_for_a_hook_is_said_together(serve: Serve) -> None:
+    served = serve(puppet_config(rows=(4096,), max_queue_rows=4096))
+    served.app.after_request(lambda response: response.vary.add("Origin") or response)
+    said = served.infer(*range(4096), headers={"Accept-Encoding": "gzip"})
+    assert said.headers.getlist("Vary") == ["Accept-Encoding, Origin"]
+
+
+def test_an_answer_is_closed_when_it_is_sent(served: Served) -> None:
+    closed: list[str] = []
+
+    @served.app.after_request
+    def watch(response: Response) -> Response:
+        assert isinstance(response, Deferred)
+        response.then(lambda answer: answer.call_on_close(lambda: closed.append("answer")))
+        return response
+
+    parts, _ = ask(served)
+    (_content,) = parts
+    assert closed == ["answer"]
+    parts.close()
+    assert closed == ["answer"]
 
 
 def test_the_metrics_are_those_of_the_answer(served: Served) -> None:

@@ -37,3 +37,16 @@ def test_who_was_refused_does_not_free_the_place_of_another() -> None:
         for _ in range(2):
             with pytest.raises(TooManyWaiting), gate.admit():
                 pytest.fail("the refused one gave back a place that was not its own")
+
+
+def test_a_place_that_is_kept_is_left_once_however_often_that_is_said() -> None:
+    gate = Gate(2)
+    with gate.admit() as place:
+        place.keep()
+    with pytest.raises(TooManyWaiting):
+        gate.admit()
+    place.leave()
+    place.leave()
+    gate.admit()
+    with pytest.raises(TooManyWaiting):
+        gate.admit()
