@@ -25,8 +25,8 @@ from engine.engine import Engine
 
 HOLD_S = 0.005
 """Seconds for which requests that came at the same moment are read before the first is run. Handling
-a batch costs Python as much as a request or two, whatever its size: in steps of 2 ms, which are some
-ten requests, 64 clients of the null model took 5 to 10 % more CPU."""
+a batch costs Python as much as a request or two, whatever its size: in steps of 2 ms, which are
+some ten requests, 64 clients of the null model took 5 to 10 % more CPU."""
 
 
 class BrimApp(Flask):

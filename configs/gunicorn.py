@@ -2,7 +2,7 @@
 
 They are those of `brim serve`, computed from the config that BRIM_CONFIG names:
 
-- one gthread worker: one process holds the weights once and fills batches from all clients
+- one worker, Brim's own or gthread: one process holds the weights once and batches for all clients
 - no preload_app: the engine starts after the fork, because JAX does not survive one
 - keepalive above that of the clients' pools: below it, a request races with the close
 - SIGTERM: refuse, drain, answer, exit 0

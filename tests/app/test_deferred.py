@@ -86,7 +86,7 @@ def test_an_answer_is_closed_when_it_is_sent(served: Served) -> None:
         response.then(lambda answer: answer.call_on_close(lambda: closed.append("answer")))
         return response
 
-    parts, _ = ask(served)
+    parts, _, _ = ask(served)
     (_content,) = parts
     assert closed == ["answer"]
     parts.close()

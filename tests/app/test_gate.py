@@ -40,7 +40,7 @@ def test_who_was_refused_does_not_free_the_place_of_another() -> None:
 
 
 def test_a_place_that_is_kept_is_left_once_however_often_that_is_said() -> None:
-    gate = Gate(2)
+    gate = Gate(1)
     with gate.admit() as place:
         place.keep()
     with pytest.raises(TooManyWaiting):
