@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 
 from flask import Flask, Request
 from werkzeug.routing import MapAdapter
@@ -24,7 +23,7 @@ from app.settings import Settings
 from engine.engine import Engine
 
 HOLD_S = 0.005
-"""Seconds for which requests that came at the same moment are read before the first is run. Handling
+"""Seconds for which requests that came at once are read before the first is run. Handling
 a batch costs Python as much as a request or two, whatever its size: in steps of 2 ms, which are
 some ten requests, 64 clients of the null model took 5 to 10 % more CPU."""
 
@@ -38,8 +37,8 @@ class BrimApp(Flask):
     url_map_class = RememberingMap
     url_map: RememberingMap
     quick: Quick
-    several: Callable[[], AbstractContextManager[None]]
-    """Entered around several quick requests that run one after the other."""
+    turn: Callable[[int], AbstractContextManager[None]]
+    """Entered with their number around quick requests that run one after the other."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """As Flask's, which finds out about a request's URL; for most requests it is known."""
@@ -60,7 +59,7 @@ def create_app(
     """The Flask app that speaks for `engine`."""
     app = BrimApp("brim", static_folder=None)
     app.quick = Quick(engine)
-    app.several = partial(engine.several, HOLD_S)
+    app.turn = lambda requests: engine.turn(HOLD_S if requests > 1 else 0.0)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["brim"] = Services(engine, Gate(settings.places), hangups)

@@ -166,6 +166,11 @@ class BatchQueue(Generic[R]):
         """Could a row more change what `poll` answers? Not while it waits for the device."""
         return not self._behind_device
 
+    @property
+    def dearest_s(self) -> float:
+        """Seconds: the most that one batch costs."""
+        return self._costs.dearest
+
     def drain_seconds(self, now: float) -> float:
         """How long the device needs for what is there now."""
         work = sum(self._costs.work(lane, rows) for lane, rows in self._waiting.rows.items())

@@ -177,15 +177,16 @@ class Engine:
         return self._served(name).result(ticket)
 
     @contextmanager
-    def several(self, hold_s: float) -> Iterator[None]:
-        """For whoever is about to submit several requests: those that follow each other within
-        `hold_s` seconds are batched together instead of one by one. From one thread only.
+    def turn(self, hold_s: float) -> Iterator[None]:
+        """For a thread that is about to submit some requests: those that follow each other within
+        `hold_s` seconds are batched together instead of one by one, and batches that are short are
+        run by this thread at the end. From one thread only.
         """
-        self._device.hold(self._clock(), hold_s)
+        self._device.begin_turn(self._clock(), hold_s)
         try:
             yield
         finally:
-            self._device.release()
+            self._device.end_turn()
 
     def infer(self, name: str, inputs: Arrays, timeout_s: float | None = None) -> Arrays:
         """`submit` and `result` in one."""

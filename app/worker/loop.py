@@ -9,6 +9,7 @@ import heapq
 import itertools
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,6 +17,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 Call = Callable[[], object]
+
+
+Turn = Callable[[int], AbstractContextManager[None]]
+"""Entered with the number of things that are about to be handled."""
+
+
+def alone(_number: int) -> AbstractContextManager[None]:
+    """A turn of which nobody is told."""
+    return nullcontext()
 
 
 class Sleeper(Protocol):
@@ -33,12 +43,12 @@ class Sleeper(Protocol):
 class Loop:
     """`run_once` until there is nothing left to wait for.
 
-    `several` is entered while more than one thing is handled that happened at the same moment.
+    `turn` is entered, with their number, while the things are handled that happened at one moment.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.several: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.turn: Turn = alone
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], object]] = {}
         self._alarms: list[tuple[float, int, Sleeper]] = []
@@ -46,6 +56,7 @@ class Loop:
         self._calls: deque[Call] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
+        self._mine = 0
         self.watch(self._wake, select.EPOLLIN, self._heard)
 
     # --- sockets ---------------------------------------------------------------------------------
@@ -66,13 +77,15 @@ class Loop:
         """Let the loop's thread make these calls. However many there are, it is woken once."""
         self._calls.extend(calls)
         # in this order: the loop clears the flag before it takes the calls
-        if not self._woken:
+        if not self._woken and threading.get_ident() != self._mine:
             self._woken = True
             os.eventfd_write(self._wake, 1)
 
     def _heard(self, _events: int) -> None:
         os.eventfd_read(self._wake)
         self._woken = False
+
+    def _call(self) -> None:
         for _ in range(len(self._calls)):
             self._calls.popleft()()
 
@@ -105,14 +118,16 @@ class Loop:
 
     def run_once(self, longest_s: float) -> None:
         """Wait for something, at most `longest_s` seconds, and handle it."""
-        if self._alarms:
+        self._mine = threading.get_ident()
+        if self._calls:
+            longest_s = 0.0
+        elif self._alarms:
             longest_s = min(longest_s, max(0.0, self._alarms[0][0] - self.clock()))
         happened = self._epoll.poll(longest_s)
-        if len(happened) > 1:
-            with self.several():
+        if happened:
+            with self.turn(len(happened)):
                 self._handle(happened)
-        else:
-            self._handle(happened)
+        self._call()
         self._ring()
 
     def _handle(self, happened: list[tuple[int, int]]) -> None:

@@ -14,7 +14,6 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any, Final
 
 from gunicorn import sock as gunicorn_sock
@@ -22,7 +21,7 @@ from gunicorn.workers.base import Worker
 
 from app.worker.connection import Connection
 from app.worker.heads import Heads
-from app.worker.loop import Loop
+from app.worker.loop import Loop, alone
 from app.worker.pool import Pool
 from engine.ticket import Ticket
 
@@ -47,9 +46,9 @@ class BrimWorker(Worker):  # type: ignore[misc]
     """Serves all connections from one thread; what may block runs in a pool of `threads`.
 
     An application may have an attribute `quick`, which is asked whether a request, given as WSGI's
-    environ, may run on that one thread; `several`, a context manager to be entered around several
-    of these; and Flask's `MAX_CONTENT_LENGTH`: a longer body is not read, and the connection closed
-    after the application has answered.
+    environ, may run on that one thread; `turn`, a context manager to be entered with the number of
+    sockets at which something has happened, around what is done about it; and Flask's
+    `MAX_CONTENT_LENGTH`: a longer body is not read, and the connection closed after the answer.
     """
 
     @classmethod
@@ -98,7 +97,7 @@ class BrimWorker(Worker):  # type: ignore[misc]
         """Serve this application, and ask it what it says of itself."""
         self.wsgi = app
         self.quick = getattr(app, "quick", _nothing_is_quick)
-        self.loop.several = getattr(app, "several", nullcontext)
+        self.loop.turn = getattr(app, "turn", alone)
         config = getattr(app, "config", {})
         self.longest_body = config.get("MAX_CONTENT_LENGTH") or LONGEST_BODY
 
