@@ -160,7 +160,8 @@ class Batcher:
         self._clock = clock
         self._died = died
         self._shared = shared
-        self._lock = shared.condition()
+        self._lock = shared.lock
+        self._wake = shared.condition()
         self._queue = queue_
         self._in_flight: list[Launch[Ticket]] = []
         self._answering: Launch[Ticket] | None = None
@@ -196,7 +197,7 @@ class Batcher:
                 self._queue.offer(ticket, now)
                 # under load the batcher waits for the device, not for one row more
                 if self._queue.heeds_arrivals:
-                    self._shared.arrived(self._lock, now)
+                    self._shared.arrived(self._wake, now)
         if refusal is not None:
             raise refusal
 
@@ -220,7 +221,7 @@ class Batcher:
         """Refuse what comes, run what waits without waiting for company. Returns at once."""
         with self._lock:
             self._queue.close()
-            self._lock.notify()
+            self._wake.notify()
 
     def close(self, timeout_s: float) -> None:
         """Drain and join. What has no answer after `timeout_s` gets `ShuttingDown`. Idempotent."""
@@ -232,8 +233,8 @@ class Batcher:
         self._abandon(lambda: ShuttingDown("the server stopped before the answer", 1.0))
         with self._lock:
             self._queue.leave()
-            self._shared.wake_others(self._lock)
-            self._shared.leave(self._lock)
+            self._shared.wake_others(self._wake)
+            self._shared.leave(self._wake)
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Batcher:
         with self._lock:
             while isinstance(decision := self._poll(), Wait):
                 until = decision.until
-                self._lock.wait(None if until is None else max(0.0, until - self._clock()))
+                self._wake.wait(None if until is None else max(0.0, until - self._clock()))
             if isinstance(decision, Launch):
                 self._in_flight.append(decision)
             return decision
@@ -268,13 +269,13 @@ class Batcher:
         turns = self._queue.turns
         decision = self._queue.poll(self._clock())
         if self._queue.turns != turns:
-            self._shared.wake_others(self._lock)
+            self._shared.wake_others(self._wake)
         return decision
 
     def _withdraw(self, ticket: Ticket) -> None:
         with self._lock:
             self._queue.discard(ticket)
-            self._lock.notify()
+            self._wake.notify()
 
     def _landed(self, batch: Batch, now: float, *, failed: bool) -> float:
         """Returns how many seconds the batch had the device."""
@@ -288,8 +289,8 @@ class Batcher:
             if failed:
                 for piece in batch.launch.pieces:
                     self._queue.discard(piece.request)  # the other rows of one that was cut
-            self._lock.notify()
-            self._shared.wake_others(self._lock)
+            self._wake.notify()
+            self._shared.wake_others(self._wake)
             return spent
 
     # --- the threads -------------------------------------------------------------------------
@@ -321,8 +322,8 @@ class Batcher:
             if self._answering is not None:
                 left += [piece.request for piece in self._answering.pieces]
             self._in_flight.clear()
-            self._lock.notify()
-            self._shared.wake_others(self._lock)
+            self._wake.notify()
+            self._shared.wake_others(self._wake)
         for ticket in left:
             ticket.fail(error())
 

@@ -202,7 +202,7 @@ class Rig:
         self.clock.advance(seconds)
         with self.batcher._lock:
             self.queue.knocked()
-            self.batcher._lock.notify()
+            self.batcher._wake.notify()
         self.quiet()
 
     def launched(self, size: int) -> list[list[float]]:
@@ -787,14 +787,14 @@ def batcher_dies(rig: Rig) -> None:
     rig.submit(7, 8, 9, 10)
     rig.clock.advance(10.0)
     with rig.batcher._lock:
-        rig.batcher._lock.notify()
+        rig.batcher._wake.notify()
 
 
 def policy_dies(rig: Rig) -> None:
     """While deciding."""
     rig.queue.broken = ZeroDivisionError("in the policy")
     with rig.batcher._lock:
-        rig.batcher._lock.notify()
+        rig.batcher._wake.notify()
 
 
 def completer_dies(rig: Rig) -> None:
