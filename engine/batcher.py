@@ -87,7 +87,7 @@ class SharedDevice:
     def __init__(self) -> None:
         self.device = Device()
         self.lock = threading.Lock()
-        self._waiting: list[threading.Condition] = []
+        self._behind: set[threading.Condition] = set()
         self._held: set[threading.Condition] = set()
         self._hold_s = 0.0
         self._hold_until = float("-inf")
@@ -116,23 +116,28 @@ class SharedDevice:
             self._held.discard(mine)
             mine.notify()
 
-    def condition(self) -> threading.Condition:
-        """What one batcher waits on; `leave` when it is done."""
-        condition = threading.Condition(self.lock)
-        with self.lock:
-            self._waiting.append(condition)
-        return condition
+    def rest(self, mine: threading.Condition, now: float) -> None:
+        """Somebody was just answered: if several requests are being submitted now, their batcher
+        sleeps as if it had nothing to do. Hold the lock.
+        """
+        if now < self._hold_until:
+            self._held.add(mine)
+            mine.wait(self._hold_until - now)
+
+    def sleep(self, mine: threading.Condition, seconds: float | None) -> None:
+        """Wait until something happens, or for so many seconds, with rows that wait for the device;
+        for None there are none, and what happens to the others changes nothing. Hold the lock.
+        """
+        if seconds is not None:
+            self._behind.add(mine)
+        mine.wait(seconds)
+        self._behind.discard(mine)
 
     def wake_others(self, mine: threading.Condition) -> None:
         """Something happened that the other batchers may have waited for. Hold the lock."""
-        for condition in self._waiting:
+        for condition in self._behind:
             if condition is not mine:
                 condition.notify()
-
-    def leave(self, mine: threading.Condition) -> None:
-        """One batcher less. Hold the lock."""
-        if mine in self._waiting:
-            self._waiting.remove(mine)
 
 
 class Batcher:
@@ -161,7 +166,7 @@ class Batcher:
         self._died = died
         self._shared = shared
         self._lock = shared.lock
-        self._wake = shared.condition()
+        self._wake = threading.Condition(shared.lock)
         self._queue = queue_
         self._in_flight: list[Launch[Ticket]] = []
         self._answering: Launch[Ticket] | None = None
@@ -234,7 +239,6 @@ class Batcher:
         with self._lock:
             self._queue.leave()
             self._shared.wake_others(self._wake)
-            self._shared.leave(self._wake)
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -260,7 +264,8 @@ class Batcher:
         with self._lock:
             while isinstance(decision := self._poll(), Wait):
                 until = decision.until
-                self._wake.wait(None if until is None else max(0.0, until - self._clock()))
+                seconds = None if until is None else max(0.0, until - self._clock())
+                self._shared.sleep(self._wake, seconds)
             if isinstance(decision, Launch):
                 self._in_flight.append(decision)
             return decision
@@ -289,7 +294,8 @@ class Batcher:
             if failed:
                 for piece in batch.launch.pieces:
                     self._queue.discard(piece.request)  # the other rows of one that was cut
-            self._wake.notify()
+            if self._queue.queued_requests:
+                self._wake.notify()
             self._shared.wake_others(self._wake)
             return spent
 
@@ -343,6 +349,8 @@ class Batcher:
         over = batch.running is not None and batch.running.ready
         if over and self._completed == self._handed_over:
             self._complete(batch)
+            with self._lock:
+                self._shared.rest(self._wake, self._clock())
         else:
             self._handed_over += 1
             self._to_complete.put(batch)

@@ -86,7 +86,8 @@ class WatchedQueue(BatchQueue[Ticket]):
         super().discard(request)
 
     def landed(self, launch: Launch[Ticket], now: float, *, failed: bool = False) -> float:
-        self._changed()
+        if self.queued_requests:  # otherwise nobody is woken, as nobody waits for the device
+            self._changed()
         return super().landed(launch, now, failed=failed)
 
     def lost(self, launch: Launch[Ticket], now: float) -> None:
@@ -511,6 +512,33 @@ def test_when_the_completer_has_caught_up_the_batcher_completes_again(rig: Rig) 
     assert names == ["brim-completer-puppet", "brim-batcher-puppet"]
 
 
+def test_while_several_requests_are_submitted_the_batcher_rests_when_it_has_answered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = threading.Semaphore(0)
+    wake, wait = rig.batcher._wake, rig.batcher._wake.wait
+
+    def sleep(seconds: float | None = None) -> bool:
+        asleep.release()
+        return wait(seconds)
+
+    rig.hold()
+    for puppet in rig.devices.values():
+        puppet.quick = True
+    rig.submit(0)
+    assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
+    monkeypatch.setattr(wake, "wait", sleep)
+    rig.shared.hold(rig.clock(), 10.0)
+    first = rig.submit(1)
+    rig.free()
+    assert asleep.acquire(timeout=PATIENCE_S)
+    second = rig.submit(2)
+    rig.shared.release()
+    assert_answers(first, 1)
+    assert_answers(second, 2)
+    assert (rig.launched(1), rig.launched(2)) == ([[0]], [[1, 2]])
+
+
 def test_a_death_while_the_batcher_completes_is_its_own(rig: Rig) -> None:
     rig.devices[1].quick = True
     rig.devices[1].fail_result = Death("at the result")
@@ -712,6 +740,37 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
         device.proceed.release(1000)
     for batcher in batchers:
         batcher.close(PATIENCE_S)
+
+
+def test_a_model_that_nobody_asks_sleeps_while_others_are_served(make_rig: RigMaker) -> None:
+    rig, polls = make_rig(), 0
+
+    class Idle(WatchedQueue):
+        def poll(self, now: float) -> Any:
+            nonlocal polls
+            polls += 1
+            return super().poll(now)
+
+    policy = Policy(max_wait_s=0.0, max_rows=100, depth=2)
+    queue = Idle(policy, rig.costs, (None,), rig.shared.device, "idle")
+    idle = Batcher(
+        "idle",
+        rig.model,
+        queue,
+        {},
+        RecordingObserver(),
+        rig.clock,
+        lambda _reason: None,
+        rig.shared,
+    )
+    queue.knocked()
+    idle.start()
+    queue.quiet()
+    for value in range(5):
+        assert_answers(rig.submit(value), value)
+    rig.reports(5)
+    idle.close(PATIENCE_S)
+    assert polls == 2  # when it began, and when it was closed
 
 
 # --- those who leave ----------------------------------------------------------------------------
