@@ -92,7 +92,7 @@ class SharedDevice:
     def __init__(self) -> None:
         self.device = Device()
         self.lock = threading.Lock()
-        self._waiting: list[threading.Condition] = []
+        self._behind: set[threading.Condition] = set()
         self._held: set[Batcher] = set()
         self._in_turn = False
         self._hold_s = 0.0
@@ -125,23 +125,28 @@ class SharedDevice:
             self._held.discard(batcher)
             batcher.wake()
 
-    def condition(self) -> threading.Condition:
-        """What one batcher waits on; `leave` when it is done."""
-        condition = threading.Condition(self.lock)
-        with self.lock:
-            self._waiting.append(condition)
-        return condition
+    def rest(self, batcher: Batcher, wake: threading.Condition, now: float) -> None:
+        """Somebody was just answered: if several requests are being submitted now, their batcher
+        sleeps as if it had nothing to do. Hold the lock.
+        """
+        if now < self._hold_until:
+            self._held.add(batcher)
+            wake.wait(self._hold_until - now)
+
+    def sleep(self, mine: threading.Condition, seconds: float | None) -> None:
+        """Wait until something happens, or for so many seconds, with rows that wait for the device;
+        for None there are none, and what happens to the others changes nothing. Hold the lock.
+        """
+        if seconds is not None:
+            self._behind.add(mine)
+        mine.wait(seconds)
+        self._behind.discard(mine)
 
     def wake_others(self, mine: threading.Condition) -> None:
         """Something happened that the other batchers may have waited for. Hold the lock."""
-        for condition in self._waiting:
+        for condition in self._behind:
             if condition is not mine:
                 condition.notify()
-
-    def leave(self, mine: threading.Condition) -> None:
-        """One batcher less. Hold the lock."""
-        if mine in self._waiting:
-            self._waiting.remove(mine)
 
 
 class Batcher:
@@ -169,7 +174,8 @@ class Batcher:
         self._clock = clock
         self._died = died
         self._shared = shared
-        self._lock = shared.condition()
+        self._lock = shared.lock
+        self._wake = threading.Condition(shared.lock)
         self._queue = queue_
         self._in_flight: list[Launch[Ticket]] = []
         self._answering: Launch[Ticket] | None = None
@@ -213,18 +219,18 @@ class Batcher:
 
     def wake(self) -> None:
         """Let the batcher's thread look. Hold the lock."""
-        self._lock.notify()
+        self._wake.notify()
 
     def lend(self) -> None:
         """The caller has submitted something, and does now what the batcher's thread would do, if
         that is short and nobody is at it: two hand-overs between threads cost more.
         """
         with self._lock:
+            if not self.short:
+                self._wake.notify()
+                return
             if self._at_work or self._lent:
                 return  # whoever is at it will look again
-            if not self.short:
-                self._lock.notify()
-                return
             self._lent = True
         try:
             while (decision := self._next_now()) is not None:
@@ -254,7 +260,7 @@ class Batcher:
         """Refuse what comes, run what waits without waiting for company. Returns at once."""
         with self._lock:
             self._queue.close()
-            self._lock.notify()
+            self._wake.notify()
 
     def close(self, timeout_s: float) -> None:
         """Drain and join. What has no answer after `timeout_s` gets `ShuttingDown`. Idempotent."""
@@ -266,8 +272,7 @@ class Batcher:
         self._abandon(lambda: ShuttingDown("the server stopped before the answer", 1.0))
         with self._lock:
             self._queue.leave()
-            self._shared.wake_others(self._lock)
-            self._shared.leave(self._lock)
+            self._shared.wake_others(self._wake)
 
     # --- under the lock --------------------------------------------------------------------------
 
@@ -294,7 +299,8 @@ class Batcher:
             self._at_work = False
             while isinstance(decision := Wait(None) if self._lent else self._poll(), Wait):
                 until = decision.until
-                self._lock.wait(None if until is None else max(0.0, until - self._clock()))
+                seconds = None if until is None else max(0.0, until - self._clock())
+                self._shared.sleep(self._wake, seconds)
             self._at_work = True
             return decision
 
@@ -306,7 +312,7 @@ class Batcher:
                 return decision
             self._lent = False
             if isinstance(decision, Stop) or decision.until is not None:
-                self._lock.notify()
+                self._wake.notify()
             return None
 
     def _poll(self) -> Launch[Ticket] | Expire[Ticket] | Wait | Stop:
@@ -315,13 +321,13 @@ class Batcher:
         if isinstance(decision, Launch):
             self._in_flight.append(decision)
         if self._queue.turns != turns:
-            self._shared.wake_others(self._lock)
+            self._shared.wake_others(self._wake)
         return decision
 
     def _withdraw(self, ticket: Ticket) -> None:
         with self._lock:
             self._queue.discard(ticket)
-            self._lock.notify()
+            self._wake.notify()
 
     def _landed(self, batch: Batch, now: float, *, failed: bool) -> float:
         """Returns how many seconds the batch had the device."""
@@ -335,8 +341,9 @@ class Batcher:
             if failed:
                 for piece in batch.launch.pieces:
                     self._queue.discard(piece.request)  # the other rows of one that was cut
-            self._lock.notify()
-            self._shared.wake_others(self._lock)
+            if self._queue.queued_requests:
+                self._wake.notify()
+            self._shared.wake_others(self._wake)
             return spent
 
     # --- the threads -------------------------------------------------------------------------
@@ -372,33 +379,38 @@ class Batcher:
             if self._answering is not None:
                 left += [piece.request for piece in self._answering.pieces]
             self._in_flight.clear()
-            self._lock.notify()
-            self._shared.wake_others(self._lock)
+            self._wake.notify()
+            self._shared.wake_others(self._wake)
         for ticket in left:
             ticket.fail(error())
 
     def _batch_loop(self) -> None:
         while not isinstance(decision := self._next(), Stop):
-            self._carry_out(decision)
+            if self._carry_out(decision):
+                with self._lock:
+                    self._at_work = False
+                    self._shared.rest(self, self._wake, self._clock())
 
-    def _carry_out(self, decision: Launch[Ticket] | Expire[Ticket]) -> None:
+    def _carry_out(self, decision: Launch[Ticket] | Expire[Ticket]) -> bool:
+        """Was somebody answered here and now?"""
         if isinstance(decision, Launch):
-            self._carry_on(self._start(decision))
-            return
+            return self._carry_on(self._start(decision))
         for ticket in decision.requests:
             waited = ticket.deadline - ticket.enqueued_at
             ticket.fail(DeadlineExceeded(f"no answer is possible within {waited:.3g} s"))
+        return False
 
-    def _carry_on(self, batch: Batch) -> None:
+    def _carry_on(self, batch: Batch) -> bool:
         """Complete a batch here if it is over and the completer has nothing to do, so that batches
-        are completed one after the other, in the order of their launch.
+        are completed one after the other, in the order of their launch. Was it?
         """
         over = batch.running is not None and batch.running.ready
         if over and self._completed == self._handed_over:
             self._complete(batch)
-        else:
-            self._handed_over += 1
-            self._to_complete.put(batch)
+            return True
+        self._handed_over += 1
+        self._to_complete.put(batch)
+        return False
 
     def _start(self, launch: Launch[Ticket]) -> Batch:
         """Gather and launch. What goes wrong here is the batch's failure, not the thread's."""

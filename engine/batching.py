@@ -20,7 +20,7 @@ Who may wait at all is asked before: `excess` says by how much a deadline would 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, get_args
 
 from engine.buckets import Bucket
@@ -56,11 +56,11 @@ class Launch(Generic[R_co]):
     pieces: tuple[Piece[R_co], ...]
     reason: Reason
     flight: Flight
+    rows: int = field(init=False)
+    """Real rows."""
 
-    @property
-    def rows(self) -> int:
-        """Real rows."""
-        return sum(piece.count for piece in self.pieces)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", sum([piece.count for piece in self.pieces]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class BatchQueue(Generic[R]):
     @property
     def queued_rows(self) -> int:
         """Rows that wait."""
-        return sum(self._waiting.rows.values())
+        return self._waiting.all_rows
 
     @property
     def queued_requests(self) -> int:
@@ -159,7 +159,7 @@ class BatchQueue(Generic[R]):
 
     def has_room(self, rows: int) -> bool:
         """May `rows` more be offered?"""
-        return self.queued_rows + rows <= self._policy.max_rows
+        return self._waiting.all_rows + rows <= self._policy.max_rows
 
     @property
     def heeds_arrivals(self) -> bool:

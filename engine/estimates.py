@@ -164,17 +164,19 @@ class Returns:
         self._quiet_s *= 1 - self.FADE
         self._new += self.FADE * ((not self._answers) - self._new)
         self._arrived += rows
-        while self._answers and self._answers[0][1] <= self._arrived:
-            self._delay.add(now - self._answers.popleft()[0])
+        answers = self._answers
+        while answers and answers[0][1] <= self._arrived:
+            self._delay.add(now - answers.popleft()[0])
 
     def _pass(self, now: float) -> None:
         """Time has passed since something happened."""
         passed = 0.0 if math.isnan(self._seen) else now - self._seen
         self._seen = now
         self._seen_s += passed
-        if not self._answers:
+        if self._answers:
+            self._forget(now)
+        else:
             self._quiet_s += passed
-        self._forget(now)
 
     def _forget(self, now: float) -> None:
         answers = self._answers

@@ -38,11 +38,12 @@ class Promises(Generic[R]):
 
     def finish(self, request: Queued, now: float) -> float:
         """When a request that is not there yet is expected to be answered."""
-        return self._finish(self._waiting.ahead(request), request, now)
+        return self._finish(self._waiting.ahead(request), request, self._device.free_at(now), now)
 
-    def _finish(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
+    def _finish(
+        self, ahead: Mapping[int | None, int], request: Queued, free_at: float, now: float
+    ) -> float:
         lane, costs = request.lane, self._costs
-        free_at = self._device.free_at(now)
         rows = ahead[lane] + request.rows
         if rows > request.rows or free_at > now:
             # while it waits its batch will be filled by those who come after it: it takes as long
@@ -50,33 +51,36 @@ class Promises(Generic[R]):
             full = costs.best(lane).rows
             rows = -(-rows // full) * full
         work = costs.work(lane, rows)
-        for other, waiting in ahead.items():
-            if waiting and other != lane:
-                work += costs.work(other, waiting)
+        if len(ahead) > 1:
+            for other, waiting in ahead.items():
+                if waiting and other != lane:
+                    work += costs.work(other, waiting)
         return free_at + work / self._device.share(self._name)
 
-    def _excess(self, ahead: Mapping[int | None, int], request: Queued, now: float) -> float:
+    def _excess(
+        self, ahead: Mapping[int | None, int], request: Queued, free_at: float, now: float
+    ) -> float:
         """By how much it would miss its deadline, the margin included."""
         margin = max(0.0, min(self._lateness.value, (request.deadline - now) / 2))
-        return self._finish(ahead, request, now) + margin - request.deadline
+        return self._finish(ahead, request, free_at, now) + margin - request.deadline
 
     def excess(self, request: Queued, now: float) -> float:
         """By how many seconds a request that is not there yet would miss its deadline, or make
         somebody of its priority miss one who would meet it otherwise. What is not above 0 makes
         nobody of its priority the worse; a lower one may be.
         """
-        ahead = self._waiting.ahead(request)
-        if not any(ahead.values()) and self._device.free_at(now) <= now:
+        ahead, free_at = self._waiting.ahead(request), self._device.free_at(now)
+        if free_at <= now and not any(ahead.values()):
             worst = now + self._costs.hope(request.lane, request.rows) - request.deadline
         else:
-            worst = self._excess(ahead, request, now)
+            worst = self._excess(ahead, request, free_at, now)
         if ahead is self._waiting.rows:
             return worst  # nobody is behind it
         before, after = dict(ahead), dict(ahead)
         after[request.lane] += request.rows
         for other in self._waiting.behind(request):
-            delayed = self._excess(after, other, now)
-            if delayed > 0 >= self._excess(before, other, now):
+            delayed = self._excess(after, other, free_at, now)
+            if delayed > 0 >= self._excess(before, other, free_at, now):
                 worst = max(worst, delayed)
             for rows in (before, after):
                 rows[other.lane] += self._waiting.left(other)
@@ -87,9 +91,9 @@ class Promises(Generic[R]):
         what is late by that is what the margin has to be. Who comes to a free device teaches
         nothing of that.
         """
-        ahead = self._waiting.ahead(request)
-        if any(ahead.values()) or self._device.free_at(now) > now:
-            self._expected[request] = self._finish(ahead, request, now)
+        ahead, free_at = self._waiting.ahead(request), self._device.free_at(now)
+        if free_at > now or any(ahead.values()):
+            self._expected[request] = self._finish(ahead, request, free_at, now)
 
     def answered(self, request: R, at: float) -> None:
         """It has its answer, or would have had it at this moment if that had not been too late: to

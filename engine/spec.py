@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -94,8 +94,7 @@ class TensorSpec:
         return int(np.prod(self.batch_shape(rows, length))) * self.device_dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """How large a request is: its rows, and their common length where one axis is dynamic."""
 
     rows: int

@@ -51,7 +51,8 @@ class Piece(Generic[R_co]):
 
 class WaitingRoom(Generic[R]):
     """Invariants:
-      - `rows[lane]` is the sum of the rows that wait there, `len` that of the requests
+      - `rows[lane]` is the sum of the rows that wait there, `all_rows` that of all lanes,
+        `len` that of the requests
       - inside a line deadlines never decrease, and equal deadlines keep the order of arrival
       - a request is in one line, from `add` until its last row is taken or it is discarded
 
@@ -60,6 +61,7 @@ class WaitingRoom(Generic[R]):
 
     def __init__(self, lanes: Iterable[int | None]) -> None:
         self.rows: dict[int | None, int] = dict.fromkeys(lanes, 0)
+        self.all_rows = 0
         # priority -> lane -> (deadline, number of arrival, request)
         self._lines: dict[int, dict[int | None, list[tuple[float, int, R]]]] = {}
         self._numbers: dict[R, int] = {}
@@ -82,6 +84,7 @@ class WaitingRoom(Generic[R]):
             self._lines = dict(sorted(self._lines.items()))
         insort(lines[request.lane], (request.deadline, self._arrivals, request))
         self.rows[request.lane] += request.rows
+        self.all_rows += request.rows
 
     def discard(self, request: R) -> None:
         """Forget what still waits of it; nothing happens when nothing does."""
@@ -90,7 +93,9 @@ class WaitingRoom(Generic[R]):
             return
         line = self._lines[request.priority][request.lane]
         del line[bisect_left(line, (request.deadline, number))]
-        self.rows[request.lane] -= request.rows - self._cut.pop(request, 0)
+        left = request.rows - self._cut.pop(request, 0)
+        self.rows[request.lane] -= left
+        self.all_rows -= left
 
     def first(self, *, by_deadline: bool = False) -> R:
         """Who is next: of the highest priority, or of all, the one with the earliest deadline."""
@@ -172,17 +177,19 @@ class WaitingRoom(Generic[R]):
         else:
             self._cut[request] = end
         self.rows[request.lane] -= piece.count
+        self.all_rows -= piece.count
 
     def ahead(self, request: Queued) -> Mapping[int | None, int]:
         """The rows that would be taken before those of a request that is not there yet."""
         last = (request.deadline, self._arrivals + 1)
-        if all(
-            not line or level < request.priority or (level == request.priority and line[-1] < last)
-            for level, lines in self._lines.items()
-            for line in lines.values()
-        ):
-            return self.rows
-        return {lane: self._ahead(lane, request.priority, last) for lane in self.rows}
+        for level, lines in self._lines.items():
+            if level >= request.priority:
+                for line in lines.values():
+                    if line and (level > request.priority or line[-1] > last):
+                        return {
+                            lane: self._ahead(lane, request.priority, last) for lane in self.rows
+                        }
+        return self.rows
 
     def _ahead(self, lane: int | None, priority: int, last: tuple[float, int]) -> int:
         rows = 0

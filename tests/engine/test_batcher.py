@@ -6,6 +6,7 @@ can also say what did *not* happen.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -86,7 +87,8 @@ class WatchedQueue(BatchQueue[Ticket]):
         super().discard(request)
 
     def landed(self, launch: Launch[Ticket], now: float, *, failed: bool = False) -> float:
-        self._changed()
+        if self.queued_requests:  # otherwise nobody is woken, as nobody waits for the device
+            self._changed()
         return super().landed(launch, now, failed=failed)
 
     def lost(self, launch: Launch[Ticket], now: float) -> None:
@@ -202,7 +204,7 @@ class Rig:
         self.clock.advance(seconds)
         with self.batcher._lock:
             self.queue.knocked()
-            self.batcher._lock.notify()
+            self.batcher._wake.notify()
         self.quiet()
 
     def launched(self, size: int) -> list[list[float]]:
@@ -511,6 +513,33 @@ def test_when_the_completer_has_caught_up_the_batcher_completes_again(rig: Rig) 
     assert names == ["brim-completer-puppet", "brim-batcher-puppet"]
 
 
+def test_while_several_requests_are_submitted_the_batcher_rests_when_it_has_answered(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = threading.Semaphore(0)
+    wake, wait = rig.batcher._wake, rig.batcher._wake.wait
+
+    def sleep(seconds: float | None = None) -> bool:
+        asleep.release()
+        return wait(seconds)
+
+    rig.hold()
+    for puppet in rig.devices.values():
+        puppet.quick = True
+    rig.submit(0)
+    assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
+    monkeypatch.setattr(wake, "wait", sleep)
+    rig.shared.begin_turn(rig.clock(), 10.0)
+    first = rig.submit(1)
+    rig.free()
+    assert asleep.acquire(timeout=PATIENCE_S)
+    second = rig.submit(2)
+    rig.shared.end_turn()
+    assert_answers(first, 1)
+    assert_answers(second, 2)
+    assert (rig.launched(1), rig.launched(2)) == ([[0]], [[1, 2]])
+
+
 def test_a_death_while_the_batcher_completes_is_its_own(rig: Rig) -> None:
     rig.devices[1].quick = True
     rig.devices[1].fail_result = Death("at the result")
@@ -519,6 +548,158 @@ def test_a_death_while_the_batcher_completes_is_its_own(rig: Rig) -> None:
     assert rig.deaths == ["brim-batcher-puppet died: Death('at the result')"]
     assert isinstance(error_of(ticket), ModelFailed)
     assert rig.batcher.load() == Load(0, 0, 0, 0.0)
+    assert_threads_end(rig)
+
+
+# --- turns --------------------------------------------------------------------------------------
+
+SHORT = batcher_module.SHORT_S / 2
+
+
+@contextlib.contextmanager
+def turn(rig: Rig, hold_s: float = 0.0) -> Iterator[None]:
+    """As `Engine.turn`."""
+    rig.shared.begin_turn(rig.clock(), hold_s)
+    yield
+    rig.shared.end_turn()
+
+
+def quick(rig: Rig) -> list[str]:
+    """Batches are over when they are launched; who fetches their results?"""
+    for puppet in rig.devices.values():
+        puppet.quick = True
+    return note_threads(rig)
+
+
+def test_short_batches_of_a_turn_are_run_by_its_thread_at_its_end(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT)
+    names = quick(rig)
+    with turn(rig):
+        tickets = [rig.submit(value) for value in range(3)]
+        assert not any(ticket.done for ticket in tickets)
+    assert all(ticket.done for ticket in tickets)
+    assert set(names) == {threading.current_thread().name}
+    assert sum(report.rows for report in rig.reports(len(names))) == 3
+
+
+def test_longer_batches_are_the_batchers_and_wait_for_the_turns_end(rig: Rig) -> None:
+    names = quick(rig)
+    with turn(rig, hold_s=10.0):
+        tickets = [rig.submit(value) for value in range(4)]
+        assert rig.observer.events == []
+    for value, ticket in enumerate(tickets):
+        assert_answers(ticket, value)
+    assert rig.launched(4) == [[0, 1, 2, 3]]
+    assert set(names) == {"brim-batcher-puppet"}
+
+
+def test_a_turn_that_lasts_lets_the_batcher_look_now_and_then(rig: Rig) -> None:
+    quick(rig)
+    with turn(rig, hold_s=10.0):
+        first = rig.submit(0)
+        rig.clock.advance(11.0)
+        second = rig.submit(1)
+        assert_answers(first, 0)
+        assert_answers(second, 1)
+
+
+def test_outside_of_a_turn_the_batcher_is_woken_by_every_request(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT)
+    names = quick(rig)
+    assert_answers(rig.submit(1), 1)
+    assert names == ["brim-batcher-puppet"]
+
+
+def test_a_batch_that_a_turn_launches_and_that_takes_its_time_is_the_completers(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(seconds=SHORT)
+    names = note_threads(rig)
+    with turn(rig):
+        ticket = rig.submit(1)
+    assert_answers(ticket, 1)
+    assert names == ["brim-completer-puppet"]
+
+
+def test_what_a_turn_leaves_for_later_is_the_batchers(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT, depth=1)
+    before = rig.occupy(0)
+    with turn(rig):
+        later = rig.submit(1)
+    rig.free()
+    assert_answers(before, 0)
+    assert_answers(later, 1)
+
+
+def test_two_threads_do_not_both_do_the_batchers_work(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT, depth=1)
+    names = quick(rig)
+    rig.hold()
+
+    def first() -> None:
+        with turn(rig):
+            rig.submit(1)
+
+    other = threading.Thread(target=first, name="other")
+    other.start()
+    assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
+    with turn(rig):
+        ticket = rig.submit(2)
+    assert not ticket.done
+    rig.free()
+    assert_answers(ticket, 2)
+    other.join(PATIENCE_S)
+    assert names == ["other", "other"]
+
+
+def test_what_is_submitted_while_the_batcher_is_at_work_is_its_work_too(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(seconds=SHORT, depth=1)
+    names = quick(rig)
+    rig.hold()
+    first = rig.submit(1)
+    assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
+    with turn(rig):
+        second = rig.submit(2)
+    rig.free()
+    assert_answers(first, 1)
+    assert_answers(second, 2)
+    assert names == ["brim-batcher-puppet"] * 2
+
+
+def test_what_is_too_late_at_the_end_of_a_turn_is_told_so(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT)
+    quick(rig)
+    with turn(rig):
+        ticket = rig.submit(1, timeout_s=1.0)
+        rig.clock.advance(2.0)
+    assert ticket.done
+    assert isinstance(error_of(ticket), DeadlineExceeded)
+
+
+def test_a_bug_in_a_turn_is_the_models_death_and_not_its_callers(
+    make_rig: RigMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = make_rig(seconds=SHORT)
+    rig.queue.broken = ZeroDivisionError("in the policy")
+    with turn(rig):
+        ticket = rig.submit(1)
+    assert rig.deaths == ["MainThread died: ZeroDivisionError('in the policy')"]
+    assert isinstance(error_of(ticket), ModelFailed)
+    assert "in the policy" in caplog.text
+    assert_threads_end(rig)
+
+
+def test_the_end_of_a_turns_thread_is_its_own_and_leaves_nobody_waiting(
+    make_rig: RigMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = make_rig(seconds=SHORT)
+    rig.devices[1].fail_launch = SystemExit("told to")
+    with pytest.raises(SystemExit), turn(rig):
+        ticket = rig.submit(1)
+    assert isinstance(error_of(ticket), ModelFailed)
+    assert "told to" in caplog.text
     assert_threads_end(rig)
 
 
@@ -714,6 +895,37 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
         batcher.close(PATIENCE_S)
 
 
+def test_a_model_that_nobody_asks_sleeps_while_others_are_served(make_rig: RigMaker) -> None:
+    rig, polls = make_rig(), 0
+
+    class Idle(WatchedQueue):
+        def poll(self, now: float) -> Any:
+            nonlocal polls
+            polls += 1
+            return super().poll(now)
+
+    policy = Policy(max_wait_s=0.0, max_rows=100, depth=2)
+    queue = Idle(policy, rig.costs, (None,), rig.shared.device, "idle")
+    idle = Batcher(
+        "idle",
+        rig.model,
+        queue,
+        {},
+        RecordingObserver(),
+        rig.clock,
+        lambda _reason: None,
+        rig.shared,
+    )
+    queue.knocked()
+    idle.start()
+    queue.quiet()
+    for value in range(5):
+        assert_answers(rig.submit(value), value)
+    rig.reports(5)
+    idle.close(PATIENCE_S)
+    assert polls == 2  # when it began, and when it was closed
+
+
 # --- those who leave ----------------------------------------------------------------------------
 
 
@@ -787,14 +999,14 @@ def batcher_dies(rig: Rig) -> None:
     rig.submit(7, 8, 9, 10)
     rig.clock.advance(10.0)
     with rig.batcher._lock:
-        rig.batcher._lock.notify()
+        rig.batcher._wake.notify()
 
 
 def policy_dies(rig: Rig) -> None:
     """While deciding."""
     rig.queue.broken = ZeroDivisionError("in the policy")
     with rig.batcher._lock:
-        rig.batcher._lock.notify()
+        rig.batcher._wake.notify()
 
 
 def completer_dies(rig: Rig) -> None:

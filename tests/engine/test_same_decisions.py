@@ -183,7 +183,7 @@ class Server:
         """Let the batcher look at the clock, and wait until it has done what it wants."""
         with self.batcher._lock:
             self.queue.ask()
-            self.batcher._lock.notify()
+            self.batcher._wake.notify()
         self.queue.seen()
 
     def submit(self, count: int) -> bool:

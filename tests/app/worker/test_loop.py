@@ -47,14 +47,46 @@ def test_however_many_calls_wait_the_loop_is_woken_once(
     write = os.eventfd_write
     monkeypatch.setattr(os, "eventfd_write", lambda fd, n: (writes.append(n), write(fd, n)))
     heard: list[int] = []
-    for number in range(3):
-        loop.call_soon([lambda number=number: heard.append(number)] * 2)
+
+    def call() -> None:
+        for number in range(3):
+            loop.call_soon([lambda number=number: heard.append(number)] * 2)
+
+    for _ in range(2):
+        other = threading.Thread(target=call)
+        other.start()
+        other.join()
+        loop.run_once(PATIENCE_S)
+        loop.run_once(0)
+    assert heard == [0, 0, 1, 1, 2, 2] * 2
+    assert writes == [1, 1]
+
+
+def test_the_loops_own_thread_does_not_wake_itself(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "eventfd_write", lambda *_: pytest.fail("woken"))
+    loop.run_once(0)
+    heard: list[int] = []
+    loop.call_soon([lambda: heard.append(1)])
     loop.run_once(PATIENCE_S)
-    assert heard == [0, 0, 1, 1, 2, 2]
-    assert writes == [1]
-    loop.call_soon([lambda: heard.append(3)])
+    assert heard == [1]
+
+
+def test_what_is_to_be_called_after_what_has_happened_is_called_in_the_same_turn(
+    loop: Loop,
+) -> None:
+    heard: list[str] = []
+    other = os.eventfd(1, os.EFD_NONBLOCK)
+
+    def happened(_events: int) -> None:
+        os.eventfd_read(other)
+        loop.call_soon([lambda: heard.append("call")])
+
+    loop.watch(other, select.EPOLLIN, happened)
     loop.run_once(PATIENCE_S)
-    assert (heard[-1], writes) == (3, [1, 1])
+    assert heard == ["call"]
+    os.close(other)
 
 
 def test_a_call_that_is_made_by_a_call_waits_for_the_next_turn(loop: Loop) -> None:
@@ -113,25 +145,30 @@ def test_a_socket_that_is_forgotten_meanwhile_is_not_called(loop: Loop) -> None:
     os.close(second)
 
 
-def test_what_happens_at_once_is_handled_together_and_one_thing_is_not(loop: Loop) -> None:
-    entered: list[str] = []
+def test_what_happens_at_one_moment_is_one_turn(loop: Loop) -> None:
+    turns: list[str | int] = []
 
     @contextmanager
-    def several() -> Iterator[None]:
-        entered.append("in")
+    def turn(number: int) -> Iterator[None]:
+        turns.append(number)
         yield
-        entered.append("out")
+        turns.append("out")
 
-    loop.several = several
-    loop.call_soon([lambda: entered.append("alone")])
+    loop.turn = turn
+    loop.run_once(0)
+    assert turns == []
+    others = [os.eventfd(1), os.eventfd(1)]
+
+    def happened(other: int) -> None:
+        turns.append("in")
+        loop.forget(other)
+
+    for other in others:
+        loop.watch(other, select.EPOLLIN, lambda _events, other=other: happened(other))
     loop.run_once(PATIENCE_S)
-    assert entered == ["alone"]
-    other = os.eventfd(1)
-    loop.watch(other, select.EPOLLIN, lambda _events: loop.forget(other))
-    loop.call_soon([lambda: entered.append("call")])
-    loop.run_once(PATIENCE_S)
-    assert entered == ["alone", "in", "call", "out"]
-    os.close(other)
+    assert turns == [2, "in", "in", "out"]
+    for other in others:
+        os.close(other)
 
 
 # --- bytes on their way ---------------------------------------------------------------------------
