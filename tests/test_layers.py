@@ -94,7 +94,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     },
     {
         "app.bench": "",
-        "app.codec": "",
+        "app.codec": "msgspec",
         "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",
         "app.planning": "",

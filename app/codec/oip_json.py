@@ -76,21 +76,22 @@ def _numbers(spec: TensorSpec, flat: list[Any]) -> Array:
     Types are looked at before numpy sees the list: left to itself it would make [true, 2] numbers,
     [2**63, 0] floats, and one long string among short values an array as wide as that string.
     """
-    allowed = _TYPES[spec.dtype.kind]
+    dtype = spec.dtype
+    allowed = _TYPES[dtype.kind]
     if not allowed.issuperset(map(type, flat)):
         odd = next(type(value) for value in flat if type(value) not in allowed)
         if odd is list:
             raise InvalidRequest(spec.name, "data is nested unevenly")
         raise InvalidRequest(
-            spec.name, f"data holds {_HELD[odd]}, expected {_EXPECTED[spec.dtype.kind]}"
+            spec.name, f"data holds {_HELD[odd]}, expected {_EXPECTED[dtype.kind]}"
         )
     try:
-        if spec.dtype.kind != "f":
-            return np.asarray(flat, spec.dtype)
+        if dtype.kind != "f" or dtype == np.float64:
+            return np.fromiter(flat, dtype, len(flat))
         with np.errstate(over="raise"):
-            return np.asarray(flat, np.float64).astype(spec.dtype)
+            return np.fromiter(flat, np.float64, len(flat)).astype(dtype)
     except (OverflowError, FloatingPointError):
-        worst = min(flat) if min(flat) < _lowest(spec.dtype) else max(flat)
+        worst = min(flat) if min(flat) < _lowest(dtype) else max(flat)
         raise InvalidRequest(
             spec.name, f"value {worst} is out of range for {spec.datatype}"
         ) from None
@@ -120,6 +121,6 @@ def encode(spec: TensorSpec, array: Array) -> Array | list[str]:
             return [bytes(text).decode() for text in array.ravel()]
         except UnicodeDecodeError as error:
             raise ExecutionFailed(f"output {spec.name!r} is not UTF-8: {error}") from None
-    if spec.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) < array.size:
         raise ExecutionFailed(f"output {spec.name!r} has NaN or infinity, which JSON cannot carry")
     return np.ascontiguousarray(array).ravel()
