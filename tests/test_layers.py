@@ -120,7 +120,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.deferred": "flask",
         "app.codec.oip_binary": "numpy",
         "app.codec.oip_parameters": "",
-        "app.codec.oip_json": "numpy",
+        "app.codec.oip_json": "msgspec numpy",
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",
         "app.planning.measure": "rich",
