@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from flask import Response
 
-from app.operation import JSON
+from app.operation import BINARY
 from engine.ticket import Ticket
 
 Environ: TypeAlias = dict[str, Any]
@@ -44,7 +44,7 @@ class Deferred(Response):
         """`finish` waits for the ticket, builds the answer and never raises; `leave` is called when
         it is built, or given up. `quick`: is it built so fast that others may wait for it?
         """
-        super().__init__(content_type=JSON)  # most likely; the answer has its own
+        super().__init__(content_type=BINARY)  # of bytes that are not there yet
         self.ticket = ticket
         self.quick = quick
         self._finish = finish

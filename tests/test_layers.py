@@ -95,7 +95,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
     {
         "app.bench": "",
         "app.chart": "(matplotlib)",
-        "app.codec": "",
+        "app.codec": "msgspec",
         "app.errors": "flask msgspec werkzeug",
         "app.hangup": "os select socket threading",
         "app.planning": "",
@@ -122,7 +122,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.deferred": "flask",
         "app.codec.oip_binary": "numpy",
         "app.codec.oip_parameters": "",
-        "app.codec.oip_json": "numpy",
+        "app.codec.oip_json": "msgspec numpy",
         "app.codec.typed": "msgspec orjson",
         "app.gate": "threading",
         "app.planning.measure": "rich",

@@ -2,19 +2,21 @@
 
 One module a wire format. A format decodes a body into an `InferRequest` and encodes an
 `InferResponse`; nothing here knows HTTP, Flask or the engine beyond its specs and errors.
+
+May touch: msgspec, whose structures are made in a fifth of a frozen dataclass's time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from engine.model import Parameter
 from engine.spec import Arrays
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True):
     """What a client asked.
 
     `outputs` are the names it wants, in its order; those in `binary` it wants as binary.
@@ -29,12 +31,11 @@ class InferRequest:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(msgspec.Struct, frozen=True):
     """What it is told."""
 
     model: str
     version: str
     outputs: Arrays
     id: str | None = None
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = {}

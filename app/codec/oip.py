@@ -187,7 +187,7 @@ def _array(tensor: WireTensor, spec: TensorSpec, rest: _Rest | None) -> Array:
     """
     if not spec.shape and tensor.shape[1:] == [1]:
         return _values(tensor, spec, rest).reshape(-1)
-    if len(tensor.shape) != len(spec.wire_shape):
+    if len(tensor.shape) != 1 + len(spec.shape):
         raise InvalidRequest(
             tensor.name,
             f"shape with {len(tensor.shape)} axes does not fit, expected {list(spec.wire_shape)}",
@@ -223,12 +223,15 @@ def _wanted(
     wire: WireRequest, specs: Sequence[TensorSpec]
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """Which outputs, and which of them as binary. None named means all."""
-    known = {spec.name: spec for spec in specs}
     all_binary = flag(wire.parameters, "binary_data_output", default=False)
-    wanted = [WireOutput(name) for name in known] if not wire.outputs else wire.outputs
-    names: list[str] = []
-    binary: list[str] = []
-    for output in wanted:
+    if not wire.outputs:
+        for spec in specs:
+            _check_form(spec, as_binary=all_binary)
+        names = [spec.name for spec in specs]
+        return tuple(names), frozenset(names if all_binary else ())
+    known = {spec.name: spec for spec in specs}
+    names, binary = [], set()
+    for output in wire.outputs:
         field = f"outputs: {output.name}"
         if output.name not in known:
             raise InvalidRequest(field, f"no such output; expected {', '.join(known)}")
@@ -236,12 +239,17 @@ def _wanted(
             raise InvalidRequest(field, "the output is named twice")
         names.append(output.name)
         check_tensor(output.parameters, field)
-        if flag(output.parameters, "binary_data", default=all_binary):
-            binary.append(output.name)
-        elif known[output.name].datatype in BINARY_ONLY:
-            datatype = known[output.name].datatype
-            raise InvalidRequest(field, f"{datatype} travels as binary only; set binary_data")
+        as_binary = flag(output.parameters, "binary_data", default=all_binary)
+        _check_form(known[output.name], as_binary=as_binary)
+        if as_binary:
+            binary.add(output.name)
     return tuple(names), frozenset(binary)
+
+
+def _check_form(spec: TensorSpec, *, as_binary: bool) -> None:
+    if spec.datatype in BINARY_ONLY and not as_binary:
+        problem = f"{spec.datatype} travels as binary only; set binary_data"
+        raise InvalidRequest(f"outputs: {spec.name}", problem)
 
 
 def encode(

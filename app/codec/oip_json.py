@@ -1,6 +1,6 @@
 """A tensor's values as JSON has them <-> numpy.
 
-May touch: numpy. Structure and parsing are `oip.py`'s.
+May touch: msgspec, numpy. Structure and parsing are `oip.py`'s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from engine.errors import ExecutionFailed, InvalidRequest
@@ -48,6 +49,13 @@ def _flat(name: str, shape: list[int], data: list[Any]) -> list[Any]:
     return data
 
 
+_LISTS: Final[Mapping[str, Any]] = {
+    "b": list[bool],
+    "i": list[int],
+    "u": list[int],
+    "f": list[float],
+}
+"""What the values of a dtype's kind are to msgspec, for which a whole number is a decimal, too."""
 _TYPES: Final[Mapping[str, frozenset[type]]] = {
     "b": frozenset({bool}),
     "i": frozenset({int}),
@@ -73,24 +81,27 @@ _HELD: Final[Mapping[type, str]] = {
 def _numbers(spec: TensorSpec, flat: list[Any]) -> Array:
     """The values as the spec's dtype. Nothing is cast, rounded or wrapped silently.
 
-    Types are looked at before numpy sees the list: left to itself it would make [true, 2] numbers,
-    [2**63, 0] floats, and one long string among short values an array as wide as that string.
+    msgspec looks at the types before numpy sees the list: left to itself that would make [true, 2]
+    numbers, [2**63, 0] floats, and one long string among short values an array as wide as that
+    string.
     """
-    allowed = _TYPES[spec.dtype.kind]
-    if not allowed.issuperset(map(type, flat)):
-        odd = next(type(value) for value in flat if type(value) not in allowed)
-        if odd is list:
-            raise InvalidRequest(spec.name, "data is nested unevenly")
-        raise InvalidRequest(
-            spec.name, f"data holds {_HELD[odd]}, expected {_EXPECTED[spec.dtype.kind]}"
-        )
+    dtype = spec.dtype
     try:
-        if spec.dtype.kind != "f":
-            return np.asarray(flat, spec.dtype)
+        values = msgspec.convert(flat, _LISTS[dtype.kind])
+    except msgspec.ValidationError:
+        odd = next(type(value) for value in flat if type(value) not in _TYPES[dtype.kind])
+        if odd is list:
+            raise InvalidRequest(spec.name, "data is nested unevenly") from None
+        raise InvalidRequest(
+            spec.name, f"data holds {_HELD[odd]}, expected {_EXPECTED[dtype.kind]}"
+        ) from None
+    try:
+        if dtype.kind != "f" or dtype == np.float64:
+            return np.fromiter(values, dtype, len(values))
         with np.errstate(over="raise"):
-            return np.asarray(flat, np.float64).astype(spec.dtype)
+            return np.fromiter(values, np.float64, len(values)).astype(dtype)
     except (OverflowError, FloatingPointError):
-        worst = min(flat) if min(flat) < _lowest(spec.dtype) else max(flat)
+        worst = min(flat) if min(flat) < _lowest(dtype) else max(flat)
         raise InvalidRequest(
             spec.name, f"value {worst} is out of range for {spec.datatype}"
         ) from None
@@ -120,6 +131,6 @@ def encode(spec: TensorSpec, array: Array) -> Array | list[str]:
             return [bytes(text).decode() for text in array.ravel()]
         except UnicodeDecodeError as error:
             raise ExecutionFailed(f"output {spec.name!r} is not UTF-8: {error}") from None
-    if spec.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and np.count_nonzero(np.isfinite(array)) < array.size:
         raise ExecutionFailed(f"output {spec.name!r} has NaN or infinity, which JSON cannot carry")
     return np.ascontiguousarray(array).ravel()

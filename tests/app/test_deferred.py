@@ -56,6 +56,15 @@ def test_headers_that_hooks_put_on_the_response_are_on_the_answer(served: Served
     assert len(said.headers.getlist("Content-Length")) == 1
 
 
+def test_a_hook_that_looks_for_json_finds_none_before_there_is_an_answer(served: Served) -> None:
+    @served.app.after_request
+    def look(response: Response) -> Response:
+        assert not response.is_json
+        return response
+
+    assert served.infer(1.0).is_json
+
+
 def test_what_the_answer_says_itself_is_not_said_twice(serve: Serve) -> None:
     served = serve(PUPPET)
 
