@@ -57,6 +57,8 @@ class Loop:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         self._mine = 0
+        self._closing = threading.Lock()
+        self._closed = False
         self.watch(self._wake, select.EPOLLIN, self._heard)
 
     # --- sockets ---------------------------------------------------------------------------------
@@ -79,7 +81,9 @@ class Loop:
         # in this order: the loop clears the flag before it takes the calls
         if not self._woken and threading.get_ident() != self._mine:
             self._woken = True
-            os.eventfd_write(self._wake, 1)
+            with self._closing:  # whoever is late must not write into what has its number then
+                if not self._closed:
+                    os.eventfd_write(self._wake, 1)
 
     def _heard(self, _events: int) -> None:
         os.eventfd_read(self._wake)
@@ -138,6 +142,10 @@ class Loop:
                 handler(events)
 
     def close(self) -> None:
-        """Free what it holds. Sockets are their owners'."""
+        """Free what it holds. Sockets are their owners'. Other threads may still ask for calls, which
+        nobody makes any more.
+        """
+        with self._closing:
+            self._closed = True
+            os.close(self._wake)
         self._epoll.close()
-        os.close(self._wake)

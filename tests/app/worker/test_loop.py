@@ -98,6 +98,15 @@ def test_a_call_that_is_made_by_a_call_waits_for_the_next_turn(loop: Loop) -> No
     assert heard == ["second"]
 
 
+def test_whoever_asks_for_a_call_after_the_end_touches_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop()
+    loop.close()
+    monkeypatch.setattr(os, "eventfd_write", lambda *_: pytest.fail("written"))
+    loop.call_soon([lambda: pytest.fail("called")])
+
+
 def test_another_thread_ends_the_wait(loop: Loop) -> None:
     heard = threading.Event()
     threading.Thread(target=loop.call_soon, args=([heard.set],)).start()
