@@ -39,7 +39,7 @@ def register(app: Flask, metrics: HttpMetrics) -> None:
         here = this_g()
         here.begun_at = time.perf_counter()
         theirs = this_request().environ.get("HTTP_X_REQUEST_ID", "")
-        here.request_id = theirs if theirs and _REQUEST_ID.fullmatch(theirs) else _new_id()
+        here.request_id = theirs if _REQUEST_ID.fullmatch(theirs) else _new_id()
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -491,6 +491,7 @@ def test_when_all_places_are_taken_a_request_is_429_and_health_still_answers(ser
     assert refused.status_code == 429
     assert error_of(refused) == "1 requests wait in this process already"
     assert refused.headers["Retry-After"] == "1"
+    assert served.sample("brim_refused_total", model="puppet", error="TooManyWaiting") == 1
     for path in ("/healthz", "/readyz", "/metrics", "/v2/models/puppet"):
         assert served.client.get(path).status_code == 200
     served.release()
