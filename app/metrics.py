@@ -21,7 +21,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
@@ -30,6 +29,7 @@ from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.errors import TooManyWaiting
+from app.histogram import HistogramFamily
 from app.http_metrics import HttpMetrics
 from app.operation import Operation, documented
 from app.window import Window
@@ -127,8 +127,7 @@ class Metrics(Observer):
         self._models[model].batch_done(report)
 
     def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
-        for report in reports:
-            self._models[model].ticket_done(report)
+        self._models[model].tickets_done(reports)
 
 
 class _Families:
@@ -138,8 +137,8 @@ class _Families:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, ["model", *labels], registry=registry)
 
-        def histogram(name: str, text: str, edges: tuple[float, ...] = SECONDS) -> Histogram:
-            return Histogram(name, text, ["model"], buckets=edges, registry=registry)
+        def histogram(name: str, text: str, edges: tuple[float, ...] = SECONDS) -> HistogramFamily:
+            return HistogramFamily(name, text, edges, registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(name, text, ["model", *labels], registry=registry)
@@ -196,18 +195,24 @@ class _ModelMetrics:
             return
         self._rows.inc(report.rows)
         self._padded.inc(report.bucket.rows - report.rows)
-        self._execution.observe(report.execute_s)
-        self._batch_rows.observe(report.rows)
+        self._execution.observe((report.execute_s,))
+        self._batch_rows.observe((report.rows,))
         self.window.batch(report.rows, report.bucket.rows)
 
-    def ticket_done(self, report: TicketReport) -> None:
-        self._latency.observe(report.latency_s)
-        if report.queue_s is not None:
-            self._queue.observe(report.queue_s)
-        match report.error:
-            case None:
-                self._outcomes["succeeded"].inc()
-                self.window.answered(report.latency_s)
+    def tickets_done(self, reports: Sequence[TicketReport]) -> None:
+        self._latency.observe([report.latency_s for report in reports])
+        self._queue.observe([r.queue_s for r in reports if r.queue_s is not None])
+        answered = [report.latency_s for report in reports if report.error is None]
+        if answered:
+            self._outcomes["succeeded"].inc(len(answered))
+            self.window.answered(answered)
+        if len(answered) < len(reports):
+            for report in reports:
+                if report.error is not None:
+                    self._failed_with(report.error)
+
+    def _failed_with(self, error: BrimError) -> None:
+        match error:
             case Cancelled():
                 self._outcomes["cancelled"].inc()
             case DeadlineExceeded():

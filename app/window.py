@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,13 +63,14 @@ class Window:
             slot = self._slots[number % SLOTS] = _Slot(number)
         return slot
 
-    def answered(self, latency_s: float) -> None:
-        """A request was answered well."""
-        place = int(math.log(max(latency_s, _LOWEST_S) / _LOWEST_S) / _STEP)
+    def answered(self, latencies_s: Sequence[float]) -> None:
+        """Requests were answered well, at the same moment."""
         with self._lock:
             slot = self._now_slot()
-            slot.answered += 1
-            slot.latencies[min(place, _BINS - 1)] += 1
+            slot.answered += len(latencies_s)
+            for latency_s in latencies_s:
+                place = int(math.log(max(latency_s, _LOWEST_S) / _LOWEST_S) / _STEP)
+                slot.latencies[min(place, _BINS - 1)] += 1
 
     def failed(self) -> None:
         """A request failed, and it was the server's failure."""

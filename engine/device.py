@@ -94,7 +94,8 @@ class Device:
         """It has rows again, after it had none, neither waiting nor on the device."""
         share = self._shares[model]
         share.wants = False
-        share.time = max(share.time, self._now())
+        if len(self._shares) > 1:
+            share.time = max(share.time, self._now())
 
     def want(self, model: str, wants: bool) -> None:
         """Would it launch if it were its turn? Who does not, with rows that wait, keeps its time.
@@ -108,6 +109,8 @@ class Device:
 
     def has_turn(self, model: str) -> bool:
         """May it launch next?"""
+        if len(self._shares) == 1:
+            return True
         mine = self._shares[model]
         return not any(s.wants and s.time < mine.time for s in self._shares.values())
 

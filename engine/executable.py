@@ -53,12 +53,15 @@ def _is_ready(output: Any) -> bool:
 class Executable:
     """The compiled program of one bucket, with its weights bound."""
 
-    __slots__ = ("_compiled", "_params", "memory")
+    __slots__ = ("_compiled", "_params", "memory", "self_contained")
 
-    def __init__(self, compiled: jax.stages.Compiled, params: Any, memory: Memory) -> None:
+    def __init__(
+        self, compiled: jax.stages.Compiled, params: Any, memory: Memory, *, self_contained: bool
+    ) -> None:
         self._compiled = compiled
         self._params = params
         self.memory = memory
+        self.self_contained = self_contained
 
     def launch(self, inputs: Arrays) -> Execution:
         """Start it on staged arrays of exactly the bucket's shape, and return at once."""
@@ -93,8 +96,12 @@ class Compiler:
             return _named(model.device_outputs, bucket, model.apply(params, inputs))
 
         with expected_compiles():
-            compiled = jax.jit(apply).lower(self._avals, inputs).compile()
-        return Executable(compiled, self._params, _memory(compiled, model, bucket))
+            lowered = jax.jit(apply).lower(self._avals, inputs)
+            compiled = lowered.compile()
+        memory = _memory(compiled, model, bucket)
+        # XLA calls back into Python by targets that are named after it, one for each platform
+        self_contained = "callback" not in lowered.as_text()
+        return Executable(compiled, self._params, memory, self_contained=self_contained)
 
 
 def _named(specs: tuple[TensorSpec, ...], bucket: Bucket, outputs: object) -> dict[str, jax.Array]:

@@ -43,5 +43,11 @@ class Runnable(Protocol):
     def memory(self) -> Memory:
         """What it takes on the device."""
 
+    @property
+    def self_contained(self) -> bool:
+        """Is all of it the device's? What calls back into Python takes as long as that takes, and
+        what it cost before says nothing.
+        """
+
     def launch(self, inputs: Arrays) -> Running:
         """Start it on staged arrays of exactly the bucket's shape, and return at once."""

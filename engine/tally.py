@@ -69,23 +69,34 @@ class Tally(Observer):
             self._counts["shed"] += isinstance(error, Shed)
 
     def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+        rows = answered = 0
+        success = queue = input_ = infer = output = 0.0
+        others: list[TicketReport] = []
+        for report in reports:
+            if report.error is not None or report.phases is None:
+                others.append(report)
+                continue
+            answered += 1
+            rows += report.rows
+            success += report.latency_s
+            queue += report.phases.queue_s
+            input_ += report.phases.input_s
+            infer += report.phases.infer_s
+            output += report.phases.output_s
         with self._lock:
-            for report in reports:
-                self._ticket_done(report)
-
-    def _ticket_done(self, report: TicketReport) -> None:
-        counts, seconds, phases = self._counts, self._seconds, report.phases
-        counts[_OUTCOMES.get(type(report.error), "failed")] += 1
-        if report.error is not None or phases is None:
-            seconds["fail"] += report.latency_s
-            return
-        counts["rows_answered"] += report.rows
-        self.last_inference_ms = int(self._wall_clock() * 1e3)
-        seconds["success"] += report.latency_s
-        seconds["queue"] += phases.queue_s
-        seconds["input"] += phases.input_s
-        seconds["infer"] += phases.infer_s
-        seconds["output"] += phases.output_s
+            counts, seconds = self._counts, self._seconds
+            if answered:
+                self.last_inference_ms = int(self._wall_clock() * 1e3)
+                counts["succeeded"] += answered
+                counts["rows_answered"] += rows
+                seconds["success"] += success
+                seconds["queue"] += queue
+                seconds["input"] += input_
+                seconds["infer"] += infer
+                seconds["output"] += output
+            for report in others:
+                counts[_OUTCOMES.get(type(report.error), "failed")] += 1
+                seconds["fail"] += report.latency_s
 
     def batch_done(self, model: str, report: BatchReport) -> None:
         with self._lock:

@@ -77,6 +77,7 @@ class PuppetExecutable:
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
         self.function = function
         self.memory = Memory(inputs=0, outputs=0, temporary=0, code=0)
+        self.self_contained = True
         self.started = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.proceed = threading.Semaphore(0)

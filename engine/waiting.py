@@ -109,6 +109,8 @@ class WaitingRoom(Generic[R]):
         self, lanes: Collection[int | None], by_deadline: bool
     ) -> Iterator[tuple[float, int, R]]:
         levels = [[lines[lane] for lane in lanes if lines[lane]] for lines in self._lines.values()]
+        if len(levels) == len(lanes) == 1:
+            return chain.from_iterable(levels[0])
         if by_deadline:
             return merge(*chain.from_iterable(levels))
         return chain.from_iterable(

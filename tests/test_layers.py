@@ -105,6 +105,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.settings": "msgspec os",
         "app.openapi_schema": "",
         "app.triton": "",
+        "app.histogram": "prometheus_client threading",
         "app.window": "threading",
         "app.written": "flask",
     },

@@ -143,6 +143,16 @@ def test_a_request_is_counted_once_by_how_it_ended(
     assert heard.page("inference_error_rate") == error_rate
 
 
+def test_requests_that_end_together_are_all_counted_each_by_its_own_end(heard: Heard) -> None:
+    ends = [None, Cancelled("left"), DeadlineExceeded("late"), None, ExecutionFailed("no")]
+    heard.metrics.tickets_done("puppet", [ticket(error) for error in ends])
+    names = ("succeeded", "cancelled", "expired", "failed")
+    assert [heard[f"requests_total{{outcome={name}}}"] for name in names] == [2, 1, 1, 1]
+    assert heard["request_latency_seconds_count"] == len(ends)
+    assert heard["request_latency_seconds_sum"] == pytest.approx(5 * 0.04)
+    assert heard.page("inference_error_rate") == 2 / 4
+
+
 def test_the_p99_is_in_milliseconds_and_of_those_that_were_answered(heard: Heard) -> None:
     heard.metrics.tickets_done("puppet", [ticket()])
     for error in (Cancelled("left"), DeadlineExceeded("late")):

@@ -18,7 +18,7 @@ def test_the_p99_is_at_most_two_percent_above_the_latency_of_its_rank(
 ) -> None:
     window = Window(FakeClock())
     for latency in latencies:
-        window.answered(latency)
+        window.answered([latency])
     true = sorted(latencies)[math.ceil(0.99 * len(latencies)) - 1]
     assert true * 0.999999 <= window.recent().p99_s <= true * 1.020001
 
@@ -26,9 +26,9 @@ def test_the_p99_is_at_most_two_percent_above_the_latency_of_its_rank(
 def test_the_slowest_of_a_hundred_is_not_the_p99_but_two_of_them_are(clock: FakeClock) -> None:
     window = Window(clock)
     for latency in [0.010] * 99 + [1.0]:
-        window.answered(latency)
+        window.answered([latency])
     assert window.recent().p99_s == pytest.approx(0.010, rel=0.02)
-    window.answered(1.0)
+    window.answered([1.0])
     assert window.recent().p99_s == pytest.approx(1.0, rel=0.02)
 
 
@@ -41,7 +41,7 @@ def test_what_is_off_the_scale_counts_at_its_end(
     clock: FakeClock, latency: float, told: float
 ) -> None:
     window = Window(clock)
-    window.answered(latency)
+    window.answered([latency])
     assert window.recent().p99_s == pytest.approx(told, rel=0.04)
 
 
@@ -55,7 +55,7 @@ def test_nothing_has_no_percentile_and_no_fill_but_a_rate_of_zero(clock: FakeClo
 def test_failures_count_as_outcomes_and_not_as_latencies(clock: FakeClock) -> None:
     window = Window(clock)
     for _ in range(3):
-        window.answered(0.5)
+        window.answered([0.5])
     window.failed()
     clock.advance(2)
     recent = window.recent()
@@ -88,7 +88,7 @@ def test_a_young_server_s_rate_is_over_the_time_that_it_has_lived(
 ) -> None:
     window = Window(clock)
     for _ in range(60):
-        window.answered(0.1)
+        window.answered([0.1])
     clock.advance(after_s)
     assert window.recent().requests_per_second == pytest.approx(per_second)
 
@@ -99,17 +99,17 @@ def test_a_steady_rate_is_told_right_wherever_in_a_slot_one_asks(into_slot: int)
     window = Window(clock)
     for _ in range(180 + into_slot):  # one a second for three minutes
         clock.advance(1)
-        window.answered(0.1)
+        window.answered([0.1])
     assert window.recent().requests_per_second == pytest.approx(1.0, abs=0.03)
 
 
 def test_what_is_older_than_the_window_is_forgotten(clock: FakeClock) -> None:
     window = Window(clock)
-    window.answered(1.0)
+    window.answered([1.0])
     window.failed()
     window.batch(1, 4)
     clock.advance(WINDOW_S - WINDOW_S / SLOTS)
-    window.answered(0.001)
+    window.answered([0.001])
     assert window.recent().p99_s == pytest.approx(1.0, rel=0.02)
     assert window.recent().error_rate == pytest.approx(1 / 3)
     clock.advance(WINDOW_S / SLOTS)
@@ -121,9 +121,9 @@ def test_what_is_older_than_the_window_is_forgotten(clock: FakeClock) -> None:
 def test_a_ring_that_nobody_touched_for_hours_holds_nothing_old(clock: FakeClock) -> None:
     window = Window(clock)
     for _ in range(SLOTS):
-        window.answered(1.0)
+        window.answered([1.0])
         clock.advance(WINDOW_S / SLOTS)
     clock.advance(100 * WINDOW_S)
-    window.answered(0.002)
+    window.answered([0.002])
     assert window.recent().p99_s == pytest.approx(0.002, rel=0.02)
     assert window.recent().requests_per_second * WINDOW_S == pytest.approx(1.0, rel=0.1)

@@ -126,6 +126,7 @@ class Rig:
         function: Callable[[Arrays], dict[str, Array]],
         policy: dict[str, Any],
         seconds: float,
+        self_contained: bool,
     ) -> None:
         self.clock = clock
         self.model = puppet_model()
@@ -139,6 +140,8 @@ class Rig:
             Policy(**fields), self.costs, (None,), self.shared.device, "puppet"
         )
         self.devices = {size: PuppetExecutable(function) for size in (1, 2, 4)}
+        for puppet in self.devices.values():
+            puppet.self_contained = self_contained
         self.settled: list[Ticket] = []
         self.deaths: list[str] = []
         self.died = threading.Event()
@@ -228,9 +231,10 @@ def make_rig(clock: FakeClock) -> Iterator[RigMaker]:
         *,
         start: bool = True,
         seconds: float = 1.0,
+        self_contained: bool = True,
         **policy: Any,
     ) -> Rig:
-        rig = Rig(clock, function, policy, seconds)
+        rig = Rig(clock, function, policy, seconds, self_contained)
         rigs.append(rig)
         if start:
             rig.batcher.start()
@@ -591,6 +595,15 @@ def test_longer_batches_are_the_batchers_and_wait_for_the_turns_end(rig: Rig) ->
         assert_answers(ticket, value)
     assert rig.launched(4) == [[0, 1, 2, 3]]
     assert set(names) == {"brim-batcher-puppet"}
+
+
+def test_what_calls_back_into_python_is_never_short(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT, self_contained=False)
+    names = quick(rig)
+    with turn(rig):
+        ticket = rig.submit(1)
+    assert_answers(ticket, 1)
+    assert names == ["brim-batcher-puppet"]
 
 
 def test_a_turn_that_lasts_lets_the_batcher_look_now_and_then(rig: Rig) -> None:

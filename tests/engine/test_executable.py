@@ -76,6 +76,22 @@ def test_the_account_of_memory_is_that_of_the_bucket() -> None:
     assert large.code >= 0
 
 
+@pytest.mark.parametrize("calls_back", [True, False])
+def test_what_calls_back_into_python_is_known_to(calls_back: bool) -> None:
+    def double(x: jax.Array) -> jax.Array:
+        if calls_back:
+            return jax.pure_callback(lambda y: 2 * y, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return 2 * x
+
+    model = Model(
+        apply=lambda _params, inputs: {"y": double(inputs["x"])},
+        params={},
+        inputs=(TensorSpec("x", "FP32", (1,)),),
+        outputs=(TensorSpec("y", "FP32", (1,)),),
+    )
+    assert Compiler(model).compile(Bucket(1)).self_contained is not calls_back
+
+
 def test_the_executables_of_several_threads_are_those_of_their_own_buckets() -> None:
     compiler = Compiler(matrix_model())
     compiled: dict[int, Any] = {}
