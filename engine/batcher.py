@@ -185,8 +185,11 @@ class Batcher:
         self._correct_at = float("-inf")
         self._dead: str | None = None
         self._at_work = self._lent = False  # the batcher's thread; one that does its work instead
-        self._self_contained = all(one.self_contained for one in runnables.values())
-        self.short = self._is_short()
+        # by what they cost in the proof, alone: corrected costs hold waits for the GIL, too, which
+        # are there because another thread runs the batches
+        self.short = queue_.dearest_s <= SHORT_S and all(
+            runnable.self_contained for runnable in runnables.values()
+        )
         roles = {
             "batcher": self._batch_loop,
             "completer": self._complete_loop,
@@ -217,9 +220,6 @@ class Batcher:
                     self._shared.arrived(self, now)
         if refusal is not None:
             raise refusal
-
-    def _is_short(self) -> bool:
-        return self._self_contained and self._queue.dearest_s <= SHORT_S
 
     def wake(self) -> None:
         """Let the batcher's thread look. Hold the lock."""
@@ -482,7 +482,6 @@ class Batcher:
     def _correct_loop(self) -> None:
         while self._to_correct.get():
             self._queue.correct()
-            self.short = self._is_short()
 
     def _answer(self, launch: Launch[Ticket], outputs: Arrays, parts: Sequence[Arrays]) -> None:
         specs = self._model.device_outputs
