@@ -13,11 +13,12 @@ HASH := $(firstword $(shell cat $(WANTED) | sha256sum))
 SERVES := $(VENV)/serves-$(HASH)
 STAMP := $(VENV)/tests-$(HASH)
 FUZZ := .fuzz
+PEERS := triton mosec litserve fastapi flask
 FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format tools chromium fuzz lock bench policies train-digits train-iris clean
+.PHONY: help setup serve test lint format tools chromium fuzz lock bench policies peers train-digits train-iris clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +98,20 @@ bench: $(STAMP) ## measure the engine against its bare executables
 policies: $(STAMP) ## simulate the policy against those of other servers: benchmarks/policies.md
 	$(BIN)/python -m benchmarks.policies
 
+peers: $(STAMP) $(PEERS:%=.peers/%/made) ## measure other model servers beside Brim: benchmarks/peers.md
+	$(BIN)/python -m benchmarks.peers
+
+# Each has an environment of its own. One that cannot be made is skipped, and said, by the comparison.
+.peers/%/made: benchmarks/peers/requirements/%.txt
+	@echo "brim: installing $*, to compare with"
+	@rm -rf .peers/$*
+	@$(PYTHON) -m venv .peers/$*
+	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $< \
+		&& { [ ! -f $(<:.txt=.alone.txt) ] || .peers/$*/bin/python -m pip install --quiet \
+			--disable-pip-version-check --no-deps -r $(<:.txt=.alone.txt); } \
+		|| { echo "brim: $* cannot be had"; rm -rf .peers/$*/bin; }
+	@touch $@
+
 train-digits: $(STAMP) ## train the digits' classifier anew
 	$(BIN)/python -m examples.digits.train
 
@@ -104,4 +119,4 @@ train-iris: $(STAMP) ## train the example of a model of one's own
 	$(BIN)/python -m examples.iris.train
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(TOOLS) $(FUZZ) build dist *.egg-info .coverage .*_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) $(FUZZ) .peers build dist *.egg-info .coverage .*_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Other model servers with the same functions, buckets and load."""
