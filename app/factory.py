@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from flask import Flask, Request
 from werkzeug.routing import MapAdapter
@@ -39,6 +40,19 @@ class BrimApp(Flask):
     quick: Quick
     turn: Callable[[int], AbstractContextManager[None]]
     """Entered with their number around quick requests that run one after the other."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self._synchronous: set[Callable[..., Any]] = set()
+        super().__init__(*args, **named)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """As Flask's, which looks whether a view or a hook is a coroutine; here once for each."""
+        if func in self._synchronous:
+            return func
+        ensured = super().ensure_sync(func)
+        if ensured is func:
+            self._synchronous.add(func)
+        return ensured
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """As Flask's, which finds out about a request's URL; for most requests it is known."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+from typing import Any
 
 import pytest
+from flask import Flask
 from prometheus_client import CollectorRegistry
 
 from app.factory import create_app
@@ -86,3 +88,24 @@ def test_only_a_short_printable_id_is_taken_over(served: Served, theirs: str, ke
     assert (name == theirs) is kept
     assert kept or re.fullmatch("[0-9a-f]{32}", name)
     assert "Set-Cookie" not in response.headers
+
+
+def test_a_view_is_looked_at_once_and_a_coroutine_every_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+
+    def plain() -> str:
+        return "plain"
+
+    async def coroutine() -> str:
+        return "coroutine"
+
+    def look(_app: Flask, view: Any) -> Any:
+        looked.append(view)
+        return view if view is plain else (lambda: "run")
+
+    monkeypatch.setattr(Flask, "ensure_sync", look)
+    assert [served.app.ensure_sync(plain) for _ in range(3)] == [plain] * 3
+    assert [served.app.ensure_sync(coroutine)() for _ in range(2)] == ["run"] * 2
+    assert looked == [plain, coroutine, coroutine]
