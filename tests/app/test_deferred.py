@@ -9,7 +9,6 @@ from flask import Response, g
 from werkzeug.test import EnvironBuilder
 
 from app.deferred import DEFERRED, Deferred, Waiting
-from app.operation import BINARY
 from engine.testing import puppet_config
 from tests.app.conftest import PUPPET, Serve, Served, answer, body
 
@@ -152,9 +151,10 @@ def test_a_hook_that_answers_instead_gives_the_place_back(serve: Serve) -> None:
 
     @served.app.after_request
     def replace(response: Response) -> Response:
-        return Response("mine", mimetype=BINARY) if g.request_id == "replaced" else response
+        mine = Response('{"error": "mine"}', 503, content_type="application/json")
+        return mine if g.request_id == "replaced" else response
 
-    assert served.infer(1.0, headers={"X-Request-Id": "replaced"}).data == b"mine"
+    assert served.infer(1.0, headers={"X-Request-Id": "replaced"}).status_code == 503
     assert served.infer(1.0).status_code == 200
 
 
