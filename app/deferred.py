@@ -26,8 +26,9 @@ StartResponse: TypeAlias = Callable[..., Any]
 """WSGI's, as PEP 3333 has them."""
 
 DEFERRED: Final = "brim.deferred"
-"""Where a request's environ has the `Deferred` that answers it: a server that looks there finds it
-whatever a middleware has wrapped around what the app returned."""
+"""Where a request's environ has a list of the `Deferred`s that were made to answer it, the last of
+which does. A server that put the list there finds them, whatever a middleware has wrapped around
+what the app returned, and also if it has called the app with a copy of the environ."""
 
 
 class Deferred(Response):
@@ -50,6 +51,7 @@ class Deferred(Response):
         self._finish = finish
         self._leave = leave
         self._then: list[Callable[[Response], object]] = []
+        self._closed = False
 
     def then(self, hear: Callable[[Response], object]) -> None:
         """Call `hear(answer)` when there is one, before it is sent."""
@@ -77,6 +79,9 @@ class Deferred(Response):
 
     def close(self) -> None:
         """All is over, whether somebody asked for the answer or not. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         super().close()
         if not self.ticket.done:
             self.ticket.cancel()
@@ -84,7 +89,7 @@ class Deferred(Response):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Waiting:
         """WSGI: nothing has been said yet when this returns."""
-        environ[DEFERRED] = self
+        environ.setdefault(DEFERRED, []).append(self)
         return Waiting(self, environ, start_response)
 
 

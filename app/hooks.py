@@ -52,6 +52,8 @@ def register(app: Flask, metrics: HttpMetrics) -> None:
                 response.then(note)
             else:
                 note(response)
+        if not isinstance(response, Deferred):
+            serving.give_up()  # of a `Deferred` that another hook has replaced
         return response
 
     @app.teardown_request

@@ -115,7 +115,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.bench.tally": "",
         "app.bench.timer": "asyncio ctypes os sys time",
         "app.worker.answer": "gunicorn time",
-        "app.worker.inbox": "gunicorn",
+        "app.worker.inbox": "gunicorn werkzeug",
         "app.worker.loop": "os select threading time",
         "app.worker.outbox": "socket",
         "app.worker.pool": "queue threading",

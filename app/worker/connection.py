@@ -23,7 +23,7 @@ from gunicorn.http.message import Request
 from app.worker.exchange import Exchange
 from app.worker.exchange import Host as ExchangeHost
 from app.worker.heads import Head, Heads
-from app.worker.inbox import ChunkedBody, Inbox, Incomplete, SizedBody
+from app.worker.inbox import ChunkedBody, Inbox, Incomplete, SizedBody, TooLong
 from app.worker.loop import Loop
 from app.worker.outbox import Outbox
 from app.worker.pool import Pool
@@ -70,6 +70,7 @@ class Host(ExchangeHost, Protocol):
     pool: Pool
     heads: Heads
     longest_body: int
+    keepalive_s: float
     quick: Callable[[Mapping[str, Any]], bool]
     parked: dict[Ticket, Callable[[], object]]
 
@@ -135,7 +136,8 @@ class Connection:
         """Something has happened at the socket."""
         if events & _GONE:
             self._hung_up = True
-        if events & (select.EPOLLIN | _GONE):
+        # TLS may have wanted to write before it reads on
+        if self._tls or events & (select.EPOLLIN | _GONE):
             self._readable = True
         match self.state:
             case State.HANDSHAKE:
@@ -165,12 +167,16 @@ class Connection:
         """The end. Idempotent."""
         if self.state is State.CLOSED:
             return
+        has_begun = self.state in (State.PARKED, State.WRITING)
         self.state = State.CLOSED
         self.wakes_at = math.inf
         self._host.loop.forget(self._sock.fileno())
         self._sock.close()
-        if self._exchange is not None:
-            self._exchange.abandon()
+        # the loop may know this object for a while, until the moment of its last alarm
+        self._inbox.clear()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and has_begun and not exchange.done:
+            self._run(exchange.abandon, lambda: None)
         self._host.closed(self)
 
     def _alarm_in(self, seconds: float) -> None:
@@ -297,7 +303,9 @@ class Connection:
         self.state = State.RUNNING
         self._host.loop.alarm(self, math.inf)
         self._whole, self._body = body.complete, None
-        if isinstance(body, SizedBody):
+        if not self._whole:
+            exchange.request.body = TooLong()
+        elif isinstance(body, SizedBody):
             exchange.request.body = body.stream()
         close = self._host.count_request() or not self._whole
         try:
@@ -331,7 +339,7 @@ class Connection:
         if deferred is None:
             self._produce()
             return
-        self._quick = deferred.quick
+        self._quick = exchange.quick
         if deferred.ticket.done:
             self._produce()
             return
@@ -407,10 +415,11 @@ class Connection:
         if exchange is not None and not exchange.done:
             self.state = State.RUNNING
             self._host.loop.alarm(self, math.inf)
-            self._produce()
+            # not at once: a client who reads fast must not starve the others
+            self._host.loop.call_soon((self._produce,))
             return
         self._exchange = None
-        if exchange is not None and self._whole and exchange.keep and exchange.is_read():
+        if exchange is not None and self._whole and exchange.keep:
             self._next()
         else:
             self._linger()
@@ -419,12 +428,15 @@ class Connection:
         """Wait for another request; it may be here already."""
         self._inbox.next_request()
         self.state = State.HEAD
-        self._alarm_in(HEAD_S if self._inbox.held else self._host.cfg.keepalive)
-        if self._inbox.held:
+        self._alarm_in(HEAD_S if self._inbox.held else self._host.keepalive_s)
+        if self._inbox.held or (self._readable and not self._reading):
             # not at once: a client with a thousand requests in a row must not starve the others
-            self._host.loop.call_soon((self._proceed,))
-        elif self._readable and not self._reading:
-            self._host.loop.call_soon((self._read,))
+            self._host.loop.call_soon((self._go_on,))
+
+    def _go_on(self) -> None:
+        """With what is here, and then with what has come meanwhile, of which nobody tells again."""
+        self._proceed()
+        self._read()
 
     # --- the end ---------------------------------------------------------------------------------
 

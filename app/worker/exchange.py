@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gunicorn.http.message import Request
 
-from app.deferred import DEFERRED, Deferred
+from app.deferred import DEFERRED, Deferred, Waiting
 from app.worker.heads import Head
 from app.worker.outbox import Outbox
 
@@ -24,7 +24,7 @@ class Host(Protocol):
     log: Any
     wsgi: Callable[..., Iterable[bytes]]
 
-    def handle_error(self, request: Any, client: Any, address: Any, error: Exception) -> None:
+    def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
         """Log an error and write gunicorn's answer to it."""
 
 
@@ -43,6 +43,7 @@ class Exchange:
         "_parts",
         "_response",
         "_started",
+        "_waiting",
         "done",
         "environ",
         "keep",
@@ -60,6 +61,7 @@ class Exchange:
         self._parts: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] | None = None
         self._response: Any = None
+        self._waiting: list[Deferred] = []
         self.request = request
         self.environ: dict[str, Any] = {}
         self.done = False
@@ -69,11 +71,16 @@ class Exchange:
     def prepare(self, server: Any, *, close: bool) -> None:
         """Make the environ; `close`: the connection ends with this answer. May raise."""
         host = self._host
-        host.cfg.pre_request(host, self.request)
-        self._started = datetime.now()
-        self._response, self.environ = self._head.open(
-            self.request, self._outbox, self._address, server, host.cfg
-        )
+        try:
+            host.cfg.pre_request(host, self.request)
+            self._started = datetime.now()
+            self._response, self.environ = self._head.open(
+                self.request, self._outbox, self._address, server, host.cfg
+            )
+        except Exception:
+            self._tell_hook()
+            raise
+        self.environ[DEFERRED] = self._waiting
         if close:
             self._response.force_close()
 
@@ -81,17 +88,19 @@ class Exchange:
         """Call the application."""
         try:
             self._parts = self._host.wsgi(self.environ, self._response.start_response)
-        except Exception as error:
-            deferred = self.deferred
-            if deferred is not None:
-                # whatever failed around it, nobody will ask for its answer
-                deferred.close()
+        except BaseException as error:
             self._fail(error)
 
     @property
     def deferred(self) -> Deferred | None:
         """What the application waits for, if it has not started to answer."""
-        return None if self.done else self.environ.get(DEFERRED)
+        return None if self.done or not self._waiting else self._waiting[-1]
+
+    @property
+    def quick(self) -> bool:
+        """Is the answer that was waited for soon made? Not if there is something around it."""
+        deferred = self.deferred
+        return deferred is not None and deferred.quick and isinstance(self._parts, Waiting)
 
     def produce(self) -> None:
         """Make the answer, and send it, until there is no more of it or the client reads slowly."""
@@ -109,9 +118,9 @@ class Exchange:
                     break
             else:
                 self._response.close()
-                self.keep = not self._response.should_close()
+                self.keep = not self._response.should_close() and self._is_whole()
                 self._end()
-        except Exception as error:
+        except BaseException as error:
             self._fail(error)
 
     def _sent_some(self) -> bool:
@@ -130,36 +139,54 @@ class Exchange:
         if not self.done:
             self._end()
 
-    def _fail(self, error: Exception) -> None:
-        """As gunicorn's workers: a 500, or a cut where the answer has begun."""
+    def _fail(self, error: BaseException) -> None:
+        """As gunicorn's workers: a 500, or a cut where the answer has begun. What was to end the
+        thread is raised again.
+        """
         self.keep = False
-        if self._response.headers_sent:
+        begun = self._response.headers_sent
+        if begun:
             self._host.log.exception("Error handling request")
         else:
             self._host.handle_error(self.request, self._outbox, self._address, error)
         if not self.done:
-            self._end()
+            self._end(told=not begun)
+        if not isinstance(error, Exception):
+            raise error
 
-    def _end(self) -> None:
-        """Log it, and let everybody free what they hold. Once."""
+    def _end(self, *, told: bool = False) -> None:
+        """Log it, if the log was not `told`, and let everybody free what they hold. Once."""
         self.done = True
         host, response = self._host, self._response
         try:
-            if response.status is not None:
+            if response.status is not None and not told:
                 spent = datetime.now() - self._started
                 host.log.access(response, self.request, self.environ, spent)
-            close = getattr(self._parts, "close", None)
-            if close is not None:
-                close()
+            # a middleware may have forgotten a `Deferred`, or have failed around it
+            for held in (self._parts, *self._waiting):
+                close = getattr(held, "close", None)
+                if close is not None:
+                    close()
         except Exception:
             self.keep = False
             host.log.exception("Error handling request")
-        try:
-            host.cfg.post_request(host, self.request, self.environ, response)
-        except Exception:
-            host.log.exception("Exception in post_request hook")
+        self._tell_hook()
 
-    def is_read(self) -> bool:
+    def _tell_hook(self) -> None:
+        try:
+            self._host.cfg.post_request(self._host, self.request, self.environ, self._response)
+        except Exception:
+            self._host.log.exception("Exception in post_request hook")
+
+    def _is_whole(self) -> bool:
+        """Does the next answer begin behind this one, and the next request behind this one's body?
+        An answer shorter than it says would take its client the beginning of the next for its rest.
+        """
+        response = self._response
+        length = response.response_length
+        return (length in (None, response.sent) or response._omits_body) and self._is_read()
+
+    def _is_read(self) -> bool:
         """Read what the application has left of the body; is the next request behind it?
 
         As gunicorn does, and for the same reason: where a body failed, nobody knows where it ends.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Final
 
+from gunicorn.config import PreRequest
 from gunicorn.http import wsgi
 from gunicorn.http.body import LengthReader
 from gunicorn.http.message import Request
@@ -104,8 +105,10 @@ class Heads:
     """Those that have been read."""
 
     def __init__(self, cfg: Any) -> None:
-        # the first request of such a connection begins with another line, which is the proxy's
-        self._most = MOST if cfg.proxy_protocol == "off" else 0
+        # a hook may make something else of each request, and the first request behind such a proxy
+        # begins with another line, which is the proxy's
+        simple = cfg.pre_request is PreRequest.default and cfg.proxy_protocol == "off"
+        self._most = MOST if simple else 0
         self._known: OrderedDict[Key, Head] = OrderedDict()
 
     def find(self, head: bytes, address: Any, server: Any) -> Head | None:
@@ -123,6 +126,10 @@ class Heads:
         self._known[_key(head, address, server)] = known
         if len(self._known) > self._most:
             self._known.popitem(last=False)
+
+    def forget(self) -> None:
+        """Their environs hold gunicorn's log files, which are opened anew now and then."""
+        self._known.clear()
 
 
 def _key(head: bytes, address: Any, server: Any) -> Key:

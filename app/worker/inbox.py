@@ -1,6 +1,6 @@
 """Bytes that have come from one client, and when gunicorn's parser can be let loose on them.
 
-May touch: gunicorn's parser, no socket.
+May touch: gunicorn's parser and werkzeug's exceptions, no socket.
 
 What a request *means* is decided by gunicorn's parser alone, which reads from here as from a
 socket. This side only guesses when all of it has come: a wrong guess can make a request wait, or be
@@ -10,12 +10,11 @@ read too early and refused, never be read differently.
 from __future__ import annotations
 
 import re
-from io import BytesIO
-from typing import Any, Final
+from io import BytesIO, RawIOBase
+from typing import Any, Final, NoReturn
 
-from gunicorn.http.body import Body as GunicornBody
-from gunicorn.http.body import LengthReader
 from gunicorn.http.unreader import Unreader
+from werkzeug.exceptions import RequestEntityTooLarge
 
 CHUNK: Final = 8192
 LARGEST_CHUNK: Final = 1024 * 1024
@@ -59,7 +58,9 @@ class Inbox(Unreader):  # type: ignore[misc]
 
     def is_refused_already(self, cfg: Any) -> bool:
         """Can gunicorn tell, before there is a whole head, that it will refuse it?"""
-        data, start = self._data, max(0, self._scanned - 3)
+        data = self._data
+        # from what was not looked at; a line break may have been cut in two
+        start = self._scanned - data.endswith(b"\r", 0, self._scanned)
         self._scanned = len(data)
         return (
             data.count(b"\n", start) != data.count(b"\r\n", start)
@@ -138,11 +139,23 @@ class SizedBody:
     def feed(self, data: bytes) -> None:
         """The inbox has it already."""
 
-    def stream(self) -> BytesIO | GunicornBody:
-        """What the application reads: all of it, or what has come of one that is too long."""
-        if self.complete:
-            return BytesIO(self._inbox.take(self._length))
-        return GunicornBody(LengthReader(self._inbox, self._length))
+    def stream(self) -> BytesIO:
+        """What the application reads; all of it has come."""
+        return BytesIO(self._inbox.take(self._length))
+
+
+class TooLong(RawIOBase):
+    """What the application has instead of a body that is too long: what has come of it must not be
+    taken for all. An app of Flask's answers 413.
+    """
+
+    def readable(self) -> bool:
+        """It looks like any stream."""
+        return True
+
+    def readinto(self, _buffer: object) -> NoReturn:
+        """There is nothing to be had."""
+        raise RequestEntityTooLarge
 
 
 class ChunkedBody:
@@ -150,7 +163,8 @@ class ChunkedBody:
 
     __slots__ = ("_chunks", "_inbox", "_longest")
 
-    wanted = OVERHEAD
+    wanted = CHUNK
+    """Bytes. Small chunks are dear to follow, and while they are others wait."""
 
     def __init__(self, inbox: Inbox, longest: int) -> None:
         """`longest` is in bytes."""

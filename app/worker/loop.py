@@ -142,8 +142,8 @@ class Loop:
                 handler(events)
 
     def close(self) -> None:
-        """Free what it holds. Sockets are their owners'. Other threads may still ask for calls, and
-        nobody makes them any more.
+        """Free what it holds. Sockets are their owners'. Other threads may still ask for calls,
+        which nobody makes any more.
         """
         with self._closing:
             self._closed = True

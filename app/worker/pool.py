@@ -41,6 +41,6 @@ class Pool:
         while (call := self._waiting.get()) is not None:
             try:
                 call()
-            except Exception:
+            except BaseException:  # also one that was to end the thread: it was the view's wish
                 log.exception("a call in the pool failed")
             self._idle.release()

@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, Final
 
 from gunicorn import sock as gunicorn_sock
@@ -140,6 +141,11 @@ class BrimWorker(Worker):  # type: ignore[misc]
         except BlockingIOError:
             self.log.debug("woken by nobody")
 
+    def handle_usr1(self, number: int, frame: FrameType | None) -> None:
+        """Open the log files anew. On a signal: the loop may be in the middle of anything."""
+        super().handle_usr1(number, frame)
+        self.loop.call_soon((self.heads.forget,))
+
     # --- connections -----------------------------------------------------------------------------
 
     def _listen(self, wanted: bool) -> None:
@@ -195,6 +201,12 @@ class BrimWorker(Worker):  # type: ignore[misc]
         self.connections.discard(connection)
 
     # --- what connections ask for ----------------------------------------------------------------
+
+    @property
+    def keepalive_s(self) -> float:
+        """For how many seconds a client may be idle between two requests."""
+        keepalive: float = self.cfg.keepalive
+        return keepalive if self.alive else min(keepalive, LINGER_S)
 
     def count_request(self) -> bool:
         """One more request; is its connection to be closed after it?"""

@@ -22,7 +22,8 @@ def ask(served: Served, **headers: str) -> tuple[Waiting, Deferred, list[tuple[s
     environ = builder.get_environ()
     parts = served.app(environ, lambda *start: said.append(start))
     assert isinstance(parts, Waiting)
-    return parts, environ[DEFERRED], said
+    (deferred,) = environ[DEFERRED]
+    return parts, deferred, said
 
 
 def test_nothing_is_said_before_the_first_part_is_asked_for(served: Served) -> None:
@@ -142,6 +143,18 @@ def test_a_hook_that_fails_after_the_view_gives_the_place_back(serve: Serve) -> 
         return response
 
     assert served.infer(1.0, headers={"X-Request-Id": "bad"}).status_code == 500
+    assert served.infer(1.0).status_code == 200
+
+
+def test_a_hook_that_answers_instead_gives_the_place_back(serve: Serve) -> None:
+    served = serve(PUPPET, worker="gthread", threads=2)
+
+    @served.app.after_request
+    def replace(response: Response) -> Response:
+        mine = Response('{"error": "mine"}', 503, content_type="application/json")
+        return mine if g.request_id == "replaced" else response
+
+    assert served.infer(1.0, headers={"X-Request-Id": "replaced"}).status_code == 503
     assert served.infer(1.0).status_code == 200
 
 

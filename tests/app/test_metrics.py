@@ -295,6 +295,18 @@ def test_urls_that_do_not_exist_make_one_series_and_not_one_each(served: Served)
     assert rules == {None, "None", "/v2/models/<name>"}
 
 
+def test_methods_that_clients_invent_are_one_series(served: Served) -> None:
+    for method in ("BREW", "BREWA", "GET"):
+        served.client.open("/healthz", method=method)
+    methods = {
+        sample.labels.get("method")
+        for family in served.registry.collect()
+        if family.name.startswith("flask_http_request")
+        for sample in family.samples
+    }
+    assert methods - {None} == {"other", "GET"}
+
+
 def test_a_scrape_is_not_counted_among_the_requests(served: Served) -> None:
     served.client.get("/metrics")
     assert "/metrics" not in {

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ HERE = Path(__file__).parent
 class Slow:
     """A server whose one model waits for `open_gate`."""
 
-    def __init__(self, directory: Path, start: Any, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        start: Any,
+        *command: str,
+        worker: str = "brim",
+        **settings: Any,
+    ) -> None:
         self.gate, self.count = directory / "gate", directory / "count"
         (directory / "slow_model.py").symlink_to(HERE / "slow_model.py")
         lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
@@ -31,7 +39,8 @@ class Slow:
         config.write_text(
             f"""
 [server]
-graceful_timeout_s = 20
+worker = "{worker}"
+graceful_timeout_s = 100
 
 [[models]]
 name = "slow"
@@ -42,7 +51,7 @@ rows = [1]
 """,
             encoding="utf-8",
         )
-        self.server: Server = start(config)
+        self.server: Server = start(config, *command, BRIM_CONFIG=str(config))
         self.server.until(self.server.ready, "readiness")
 
     def ask(self, value: float = 1.0) -> requests.Response:
@@ -91,8 +100,14 @@ def test_while_it_compiles_it_is_alive_but_not_ready_and_says_how_far(
     assert server.stop() == 0
 
 
-def test_sigterm_answers_what_was_accepted_and_exits_0(start: Any, tmp_path: Path) -> None:
-    slow = Slow(tmp_path, start)
+WORKERS = pytest.mark.parametrize("worker", ["brim", "gthread"])
+
+
+@WORKERS
+def test_sigterm_answers_what_was_accepted_and_exits_0(
+    start: Any, tmp_path: Path, worker: str
+) -> None:
+    slow = Slow(tmp_path, start, worker=worker)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(slow.ask, float(value)) for value in (1, 2, 3, 4)]
         slow.server.until(lambda: slow.stats()["counts"]["accepted"] == 4, "four requests")
@@ -105,10 +120,11 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(start: Any, tmp_path: Pat
     assert slow.server.process.wait(60) == 0
 
 
+@WORKERS
 def test_a_client_that_hangs_up_while_queued_never_reaches_the_device(
-    start: Any, tmp_path: Path
+    start: Any, tmp_path: Path, worker: str
 ) -> None:
-    slow = Slow(tmp_path, start, in_flight=1)
+    slow = Slow(tmp_path, start, worker=worker, in_flight=1)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(slow.ask, 1.0)
         slow.server.until(lambda: slow.executed_rows() == 1, "the first on the device")
@@ -125,6 +141,36 @@ def test_a_client_that_hangs_up_while_queued_never_reaches_the_device(
         assert first.result().status_code == 200
     assert slow.ask(3.0).json()["outputs"][0]["data"] == [6]
     assert slow.executed_rows() == 2
+    assert slow.server.stop() == 0
+
+
+@WORKERS
+def test_behind_a_users_middleware_what_is_told_of_a_request_is_told_of_its_answer(
+    start: Any, tmp_path: Path, worker: str
+) -> None:
+    gunicorn = [str(BIN / "gunicorn"), "-c", "configs/gunicorn.py", "-b", "127.0.0.1:{port}"]
+    log = ["--access-logfile", "-", "--access-logformat", "access %(U)s %(s)s"]
+    slow = Slow(tmp_path, start, *gunicorn, *log, "tests.e2e.wrapped_app:app", worker=worker)
+    line = "access /v2/models/slow/infer"
+
+    def seconds() -> float:
+        said = requests.get(f"{slow.server.url}/metrics", timeout=10).text.lower()
+        name = "flask_http_request_duration_seconds_sum"
+        sums = [row for row in said.splitlines() if row.startswith(name) and "/infer" in row]
+        return sum(float(row.rpartition(" ")[2]) for row in sums)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(slow.ask, 3.0)
+        slow.server.until(lambda: slow.executed_rows() == 1, "the row on the device")
+        begun = time.monotonic()
+        assert slow.server.alive()
+        assert seconds() == 0
+        assert line not in slow.server.log
+        waited = time.monotonic() - begun
+        slow.gate.touch()
+        assert b'"DATA":[6.0]' in asked.result().content
+    slow.server.until(lambda: f"{line} 200" in slow.server.log, "the access log")
+    assert seconds() >= waited
     assert slow.server.stop() == 0
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 import logging
 import math
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Response
+from flask import Request, Response
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
 from app.deferred import Deferred
-from app.worker.connection import BODY_S, HEAD_S, LINGER_S, WRITE_S, Connection, State
+from app.worker.connection import (
+    BODY_S,
+    HEAD_S,
+    LINGER_S,
+    WRITE_S,
+    Connection,
+    State,
+)
 from app.worker.heads import Heads
 from app.worker.loop import Loop
+from app.worker.outbox import Outbox
 from engine.errors import Cancelled, DeadlineExceeded
 from engine.model import Prepared
 from engine.spec import Extent
@@ -50,6 +59,31 @@ class ByHand:
         self.calls.append(call)
 
 
+def short(start_response: Any, status: str = "200 OK") -> Iterable[bytes]:
+    start_response(status, [("Content-Length", "5")])
+    return [b""]
+
+
+def fails(start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    raise ZeroDivisionError
+
+
+def exits_late(start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [])
+    yield b"a part"
+    raise SystemExit
+
+
+ODD: dict[str, Callable[[Any], Iterable[bytes]]] = {
+    "/quick/short": short,
+    "/quick/none": lambda start_response: short(start_response, "304 Not Modified"),
+    "/quick/fails": fails,
+    "/exit": lambda _start_response: sys.exit(),
+    "/exit/late": exits_late,
+}
+
+
 class Host:
     """A worker without gunicorn around it. Paths that begin with /quick run at once."""
 
@@ -57,7 +91,16 @@ class Host:
 
     def __init__(self, clock: FakeClock) -> None:
         self.cfg, self.log, self.loop, self.pool = Config(), Log(), Loop(clock), ByHand()
-        self.cfg.set("keepalive", 75)
+        self.keepalive_s = 75.0
+        self.hooked: list[str | None] = []
+        self.left: list[int] = []
+        self.cfg.set("pre_request", lambda _host, request: self.hooked.append(request.path))
+        self.cfg.set(
+            "post_request",
+            lambda _host, _request, _environ, response: self.hooked.append(
+                response and response.status
+            ),
+        )
         self.longest_body = 1000
         self.heads = Heads(self.cfg)
         self.parked: dict[Ticket, Callable[[], object]] = {}
@@ -70,10 +113,18 @@ class Host:
         return str(environ["PATH_INFO"]).startswith("/quick")
 
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        path, body = environ["PATH_INFO"], environ["wsgi.input"].read()
-        if path == "/quick/parts":
+        path = environ["PATH_INFO"]
+        body = b"" if path == "/unread" else environ["wsgi.input"].read()
+        if path in ("/quick/parts", "/parts"):
             start_response("200 OK", [])
             return (b"x" * 40_000 for _ in range(100))
+        if path == "/quick/copied":
+            return self.later()(environ.copy(), start_response)
+        if path == "/quick/forgotten":
+            self.later()(environ, start_response)
+            return Response("mine")(environ, start_response)
+        if path in ODD:
+            return ODD[path](start_response)
         if path == "/quick/later":
             return self.later()(environ, start_response)
         if path == "/quick/wrapped":
@@ -101,7 +152,7 @@ class Host:
             except (Cancelled, DeadlineExceeded) as error:
                 return Response(type(error).__name__, 504)
 
-        return Deferred(ticket, finish, lambda: None, quick=True)
+        return Deferred(ticket, finish, lambda: self.left.append(1), quick=True)
 
     def count_request(self) -> bool:
         self.requests += 1
@@ -140,6 +191,12 @@ class Rig(SimpleNamespace):
     def wait(self, seconds: float) -> None:
         self.host.clock.advance(seconds)
         self.turn()
+
+    def run_pool(self) -> None:
+        """What was submitted runs, and what comes of it."""
+        while self.host.pool.calls:
+            self.host.pool.calls.pop(0)()
+            self.turn()
 
     @property
     def closed(self) -> bool:
@@ -213,6 +270,9 @@ def test_a_middleware_around_the_answer_makes_nobody_wait(rig: Rig) -> None:
     assert rig.connection.state is State.PARKED
     deliver(*rig.host.tickets)
     rig.turn()
+    # how long a middleware takes nobody knows
+    assert rig.received() == b"nothing yet"
+    rig.run_pool()
     assert rig.received().endswith(b"ANSWER [7]")
 
 
@@ -336,3 +396,146 @@ def test_a_busy_connection_is_not_left_when_the_worker_stops(rig: Rig) -> None:
     rig.wait(3)
     assert not rig.closed
     assert rig.connection.wakes_at < math.inf
+
+
+def test_what_came_while_the_pool_ran_completes_what_was_here(rig: Rig) -> None:
+    second = request("/quick", b"second")
+    rig.send(request("/slow") + second[:10])
+    rig.send(second[10:])
+    rig.run_pool()
+    assert rig.received().endswith(b"/quick second")
+
+
+@pytest.mark.parametrize("path", ["/exit", "/exit/late"])
+def test_a_view_that_ends_its_thread_is_a_500_or_a_cut_and_never_a_whole_answer(
+    rig: Rig, path: str
+) -> None:
+    rig.send(request(path))
+    with pytest.raises(SystemExit):
+        rig.run_pool()
+    rig.turn()
+    rig.run_pool()
+    said = rig.received()
+    assert said.startswith(b"HTTP/1.1 500 " if path == "/exit" else b"HTTP/1.1 200 ")
+    assert not said.endswith(b"0\r\n\r\n")
+    assert rig.connection.state is State.LINGERING
+
+
+def test_a_connection_whose_request_was_answered_while_the_worker_stops_is_soon_left(
+    rig: Rig,
+) -> None:
+    rig.send(request("/quick/later"))
+    rig.connection.drain(2)
+    rig.host.keepalive_s = 2.0
+    deliver(*rig.host.tickets)
+    rig.turn()
+    assert rig.received().endswith(b"answer [7]")
+    rig.wait(1)
+    assert not rig.closed
+    rig.wait(1.5)
+    assert rig.closed
+
+
+def test_a_client_that_leaves_its_body_is_no_request(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    rig.send(request("/quick", b"12345")[:-1])
+    rig.client.close()
+    rig.turn()
+    assert rig.closed
+    assert rig.host.hooked == []
+    assert "Error" not in caplog.text
+    assert rig.connection._inbox.held == 0
+
+
+def test_a_request_that_cannot_begin_is_told_to_both_hooks(rig: Rig) -> None:
+    rig.send(request("/quick", b"", "Script_Name: /elsewhere\r\n"))
+    assert rig.received().startswith(b"HTTP/1.1 500 ")
+    assert rig.host.hooked == ["/quick", None]
+
+
+def test_a_middleware_that_copies_the_environ_makes_nobody_wait(rig: Rig) -> None:
+    rig.send(request("/quick/copied"))
+    assert rig.connection.state is State.PARKED
+    deliver(*rig.host.tickets)
+    rig.turn()
+    assert rig.received().endswith(b"answer [7]")
+
+
+def test_an_answer_that_a_middleware_forgets_is_given_up(rig: Rig) -> None:
+    rig.send(request("/quick/forgotten"))
+    deliver(*rig.host.tickets)
+    rig.turn()
+    rig.run_pool()
+    assert rig.received().endswith(b"mine")
+    assert rig.host.left == [1]
+
+
+@pytest.mark.parametrize("path", ["/quick/short", "/quick/none"])
+def test_an_answer_shorter_than_it_says_is_the_last_of_its_connection(rig: Rig, path: str) -> None:
+    rig.send(request(path))
+    rig.received()
+    assert (rig.connection.state is State.LINGERING) is (path == "/quick/short")
+
+
+def test_a_failure_before_the_answer_is_one_line_in_the_access_log(rig: Rig) -> None:
+    rig.send(request("/quick/fails"))
+    assert rig.received().startswith(b"HTTP/1.1 500 ")
+    assert [line.partition(" ")[2] for line in rig.host.log.accesses] == [
+        "500 Internal Server Error"
+    ]
+
+
+def test_an_answer_that_is_read_as_fast_as_it_is_made_lets_others_in_between(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outbox, "full", property(lambda _outbox: True))
+    rig.client.sendall(request("/quick/parts"))
+    rig.host.loop.run_once(0)
+    assert 1 <= rig.received().count(b"x" * 40_000) <= 2
+
+
+def test_what_is_left_of_a_body_is_skipped_where_the_request_ran(rig: Rig) -> None:
+    head = b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    rig.send(head + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n")
+    exchange = rig.connection._exchange
+    assert exchange is not None
+    rig.host.pool.calls.pop(0)()
+    rig.turn()
+    rig.host.pool.calls.pop(0)()
+    assert exchange.request.body.reader.parser is None
+    rig.turn()
+    rig.send(request("/quick", b"next"))
+    assert rig.received().endswith(b"/quick next")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"Content-Length: 2000\r\n\r\nabc", id="its length says so"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n7d0\r\nabc", id="a chunk says so"),
+    ],
+)
+def test_a_body_beyond_the_limit_cannot_be_mistaken_for_what_has_come_of_it(
+    rig: Rig, body: bytes
+) -> None:
+    @Request.application
+    def app(request: Request) -> Response:
+        return Response(request.get_data())
+
+    rig.host.wsgi = app
+    rig.send(b"POST /quick HTTP/1.1\r\n" + body)
+    assert rig.received().startswith(b"HTTP/1.1 413 ")
+
+
+def test_what_an_answer_closes_is_closed_in_the_pool_when_its_client_leaves(rig: Rig) -> None:
+    rig.send(request("/parts"))
+    rig.run_pool()
+    assert rig.connection.state is State.WRITING
+    rig.client.close()
+    rig.turn()
+    assert rig.closed
+    assert rig.host.log.accesses == []
+    rig.run_pool()
+    assert rig.host.log.accesses == ["/parts 200 OK"]

@@ -127,6 +127,14 @@ def test_those_that_were_not_used_for_the_longest_time_are_forgotten() -> None:
     assert known.find(lines[2], HERE, SERVER)
 
 
+def test_where_a_hook_may_change_a_request_every_head_is_read() -> None:
+    cfg = Config()
+    cfg.set("pre_request", lambda _worker, request: request.headers.append(("X-ID", "another")))
+    known = Heads(cfg)
+    known.learn(PLAIN, HERE, SERVER, Head(read(PLAIN)[0]))
+    assert known.find(PLAIN, HERE, SERVER) is None
+
+
 def test_behind_a_proxy_that_says_who_the_client_is_every_head_is_read() -> None:
     cfg = Config()
     cfg.set("proxy_protocol", "v1")

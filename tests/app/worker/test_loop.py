@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,6 +240,14 @@ def test_a_pool_has_no_more_threads_than_it_may_and_survives_a_call_that_fails(
     for thread in names:
         thread.join(PATIENCE_S)
     assert caplog.text.count("a call in the pool failed") == 2
+
+
+def test_a_call_that_ends_its_thread_does_not() -> None:
+    pool, done = Pool(1), threading.Event()
+    pool.submit(sys.exit)
+    pool.submit(done.set)
+    assert done.wait(PATIENCE_S)
+    pool.close()
 
 
 def test_an_idle_thread_is_used_again() -> None:
