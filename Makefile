@@ -13,12 +13,13 @@ HASH := $(firstword $(shell cat $(WANTED) | sha256sum))
 SERVES := $(VENV)/serves-$(HASH)
 STAMP := $(VENV)/tests-$(HASH)
 FUZZ := .fuzz
-PEERS := triton mosec litserve fastapi flask
+PEERS := .peers
+PEER_NAMES := $(basename $(notdir $(wildcard benchmarks/peers/requirements/*.txt)))
 FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format tools chromium fuzz lock bench policies peers train-digits train-iris clean
+.PHONY: help setup serve test lint format tools chromium fuzz lock bench peers policies train-digits train-iris clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,22 +96,20 @@ lock: $(STAMP) ## write constraints.txt anew: the newest versions that pyproject
 bench: $(STAMP) ## measure the engine against its bare executables
 	$(BIN)/python -m benchmarks.engine
 
+peers: $(STAMP) $(PEER_NAMES:%=$(PEERS)/%/installed) ## measure Brim beside other model servers; ARGS="--rounds 1" and more
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# Each has an environment of its own. Who cannot be had is skipped when measured, with what pip said.
+$(PEERS)/%/installed: benchmarks/peers/requirements/%.txt
+	@echo "brim: installing $* to measure beside it"
+	@mkdir -p $(PEERS) && rm -rf $(PEERS)/$*
+	@{ $(PYTHON) -m venv $(PEERS)/$* \
+		&& $(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
+		} >$(PEERS)/$*.log 2>&1 && touch $@ \
+		|| { rm -rf $(PEERS)/$*; echo "brim: $* cannot be had; it will be skipped"; }
+
 policies: $(STAMP) ## simulate the policy against those of other servers: benchmarks/policies.md
 	$(BIN)/python -m benchmarks.policies
-
-peers: $(STAMP) $(PEERS:%=.peers/%/made) ## measure other model servers beside Brim: benchmarks/peers.md
-	$(BIN)/python -m benchmarks.peers
-
-# Each has an environment of its own. One that cannot be made is skipped, and said, by the comparison.
-.peers/%/made: benchmarks/peers/requirements/%.txt
-	@echo "brim: installing $*, to compare with"
-	@rm -rf .peers/$*
-	@$(PYTHON) -m venv .peers/$*
-	@.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $< \
-		&& { [ ! -f $(<:.txt=.alone.txt) ] || .peers/$*/bin/python -m pip install --quiet \
-			--disable-pip-version-check --no-deps -r $(<:.txt=.alone.txt); } \
-		|| { echo "brim: $* cannot be had"; rm -rf .peers/$*/bin; }
-	@touch $@
 
 train-digits: $(STAMP) ## train the digits' classifier anew
 	$(BIN)/python -m examples.digits.train
@@ -119,4 +118,4 @@ train-iris: $(STAMP) ## train the example of a model of one's own
 	$(BIN)/python -m examples.iris.train
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(TOOLS) $(FUZZ) .peers build dist *.egg-info .coverage .*_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) $(FUZZ) $(PEERS) build dist *.egg-info .coverage .*_cache .hypothesis

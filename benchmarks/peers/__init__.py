@@ -1,1 +1,1 @@
-"""Other model servers with the same functions, buckets and load."""
+"""Brim beside other model servers: the same functions, buckets and load, in one run."""

@@ -1,190 +1,145 @@
-"""Brim beside other model servers: the same functions, buckets and load, one after the other.
+"""Brim beside mosec, LitServe, Triton, Flask and FastAPI: same functions, same buckets, same load.
 
-    make peers                    # makes the environments in .peers/, then runs
-    python -m benchmarks.peers [--servers brim,triton,...] [--models null,mlp] [--clients 1,8,64]
-                               [--encodings json,binary] [--seconds 3] [--rounds 3]
+    make peers                      # installs the others, each into its own environment; then this
+    python -m benchmarks.peers [--servers brim,mosec] [--models null,mlp] [--encodings json]
+                               [--clients 1,8,64] [--seconds 3] [--rounds 3]
 
-Equal for all: JAX's executables of `functions.py`, compiled ahead of time for 1 to 64 rows; one
-process that computes; requests of one row over kept connections; no window where one can be set to
-none (mosec's shortest is 1 ms; Triton is measured with its usual 2 ms, too); logs off; two shared
-cores, on which the load generator runs, too. Each body is what the server takes by nature: Triton's
-and Brim's are the Open Inference Protocol, JSON or its binary tensors; the others take
-`{"x": [...]}` through orjson, or raw floats. Every server has the machine to itself while it is
-measured. Its first answer is compared with numpy's; a server that answers wrongly, or with anything
-but 200 under load, is no result. What cannot be started is skipped and said.
+What is equal: the functions, compiled ahead of time in the buckets 1 to 64 and padded with zeros
+(`functions.py`); the versions of JAX and numpy; one process that computes; a window of 0 where a
+server has one, and for some their usual one beside it; requests of one row; connections that are
+kept alive; the load generator; and that each server has the machine to itself, and shares it with
+the generator. What is not: each speaks its own protocol, Flask and FastAPI do not batch, and the
+output lists what else was set.
+
+One server runs at a time, for one model and one encoding: it is started, must answer sixteen rows,
+asked all at once, with the right values, and then gets all loads. The rounds go through all
+servers, each from another one on; the medians of the rounds are shown. CPU is that of all processes
+of the server. Whoever cannot be installed or started, answers wrongly, or answers anything but 200
+is skipped, and the output says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import signal
-import subprocess
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
 
-import numpy as np
+import jax
+import psutil
 
-from app.bench import process
-from app.bench.plan import Plan, Settings, Shot
-from benchmarks.peers import servers
-from benchmarks.peers.functions import WIDTHS, Compiled
-from benchmarks.peers.servers import Case, Peer, Skipped
-from benchmarks.servers import ROOT, Server, free_port
-from benchmarks.serving import Seen, middle
-
-START_S = 120.0
-
-
-@contextlib.contextmanager
-def running(peer: Peer, case: Case) -> Iterator[Server]:
-    """Started and ready. Raises `Skipped`."""
-    missing = peer.missing()
-    if missing is not None:
-        raise Skipped(missing)
-    with tempfile.TemporaryDirectory(prefix="peer") as scratch, tempfile.TemporaryFile() as log:
-        port = free_port()
-        start = peer.start(case, port, Path(scratch))
-        server = subprocess.Popen(
-            start.command,
-            env=os.environ | dict(start.environment),
-            cwd=ROOT if peer.name == "brim" else servers.HERE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            if not ready(server, f"http://127.0.0.1:{port}{start.ready}"):
-                log.seek(0)
-                last = log.read().decode(errors="replace").strip().splitlines()[-3:]
-                raise Skipped(f"it did not start: {' / '.join(last)}")
-            yield Server(f"http://127.0.0.1:{port}", server)
-        finally:
-            server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(20)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)  # some leave their children behind
-            server.wait()
+from app import settings as files
+from benchmarks.peers import encoder, measure, tables
+from benchmarks.peers.bodies import Encoding
+from benchmarks.peers.functions import MODELS, ROWS
+from benchmarks.peers.measure import Job, Seen
+from benchmarks.peers.running import Skipped, running
+from benchmarks.peers.servers import ROOT, SERVERS
+from benchmarks.peers.tables import Cell, Results
+from engine.errors import ConfigError
+from engine.models import weights
+from engine.models.bert_directory import read_directory
+from engine.models.bert_names import rename
 
 
-def ready(server: subprocess.Popen[bytes], url: str) -> bool:
-    """Does it answer in time?"""
-    give_up_at = time.monotonic() + START_S
-    while time.monotonic() < give_up_at and server.poll() is None:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(url, timeout=5).read()
-            return True
-        time.sleep(0.2)
-    return False
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to measure."""
+
+    servers: tuple[str, ...]
+    models: tuple[str, ...]
+    encodings: tuple[Encoding, ...]
+    clients: tuple[int, ...]
+    seconds: float
+    rounds: int
 
 
-def check(peer: Peer, server: Server, shot: Shot, case: Case, expected: np.ndarray) -> None:
-    """Raises `Skipped` unless the first answer is right."""
-    head, _, body = shot.request.partition(b"\r\n\r\n")
-    line, *lines = head.decode().split("\r\n")
-    headers = dict(each.split(": ", 1) for each in lines)
-    asked = urllib.request.Request(server.url + line.split()[1], body, headers)
-    try:
-        with urllib.request.urlopen(asked, timeout=30) as response:
-            said = {name.lower(): value for name, value in response.headers.items()}
-            got = peer.read(said, response.read(), case)
-    except (OSError, ValueError, KeyError) as error:
-        raise Skipped(f"its first answer was none: {error}") from None
-    if got.shape != expected.shape or not np.allclose(got, expected, atol=1e-3):
-        raise Skipped(f"it answers {got[:4]}, not {expected[:4]}")
+def parse(arguments: Sequence[str]) -> Wanted:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__.splitlines()[0])
+    encodings: tuple[Encoding, ...] = get_args(Encoding)
 
+    def several(option: str, known: Sequence[str], default: Sequence[str]) -> None:
+        def names(text: str) -> tuple[str, ...]:
+            chosen = tuple(text.split(","))
+            if not set(chosen) <= set(known):
+                raise argparse.ArgumentTypeError(f"got {text}, expected of {','.join(known)}")
+            return chosen
 
-def measure(server: Server, shot: Shot, how: Settings) -> Seen:
-    """One load. Raises `Skipped` if not everybody got a 200."""
-    before = server.cpu_s()
-    load = process.run(Plan(how, (shot,)))
-    spent = server.cpu_s() - before
-    if set(load.statuses) != {200}:
-        raise Skipped(f"statuses {load.statuses}, failures {load.failures}")
-    whole = load.ok_per_s * (how.duration_s + how.warmup_s)
-    return Seen(load.ok_per_s, load.ok.p50_ms, load.ok.p99_ms, spent / whole * 1e3, 0)
+        parser.add_argument(option, type=names, default=tuple(default), help=",".join(known))
 
-
-def once(peer: Peer, case: Case, counts: Sequence[int], seconds: float) -> dict[int, Seen]:
-    """One server, started for this, with every number of clients."""
-    model = Compiled(case.model)
-    with running(peer, case) as server:
-        seen = {}
-        for clients in counts:
-            how = Settings(
-                server.url,
-                clients=clients,
-                duration_s=seconds,
-                warmup_s=seconds / 3,
-                binary=case.binary,
-            )
-            shot = peer.shot(how, case)
-            check(peer, server, shot, case, model(case.row[None])[0])
-            seen[clients] = measure(server, shot, how)
-        return seen
+    several("--servers", tuple(SERVERS), tuple(SERVERS))
+    several("--models", tuple(MODELS), ("null", "mlp"))
+    several("--encodings", encodings, encodings)
+    parser.add_argument(
+        "--clients", type=lambda text: tuple(int(n) for n in text.split(",")), default=(1, 8, 64)
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="a load, beside its warm-up")
+    parser.add_argument("--rounds", type=int, default=3)
+    return Wanted(**vars(parser.parse_args(arguments)))
 
 
 def main() -> None:
-    """Measure and print, one table for each model and encoding."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--servers", default=";".join(peer.name for peer in servers.ALL))
-    parser.add_argument("--models", default="null,mlp")
-    parser.add_argument("--clients", default="1,8,64")
-    parser.add_argument("--encodings", default="json,binary")
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    counts = [int(count) for count in options.clients.split(",")]
-    chosen = [peer for peer in servers.ALL if peer.name in options.servers.split(";")]
-    for model in options.models.split(","):
-        row = np.random.default_rng(1).random(WIDTHS[model], np.float32)
-        for encoding in options.encodings.split(","):
-            case = Case(model, encoding == "binary", row)
-            print(f"\n## {model}, {encoding}\n")
-            show(compare(chosen, case, counts, options.seconds, options.rounds), counts)
+    """Measure and print."""
+    wanted = parse(sys.argv[1:])
+    results = Results()
+    jobs = prepare(wanted.models, results)
+    print(
+        f"{platform.machine()}, {psutil.cpu_count()} cores, Python {platform.python_version()}, "
+        f"jax {jax.__version__}; buckets {ROWS}; {wanted.rounds} rounds of {wanted.seconds:g} s\n"
+    )
+    for number in range(wanted.rounds):
+        first = number % len(wanted.servers)
+        for name in (*wanted.servers[first:], *wanted.servers[:first]):
+            for job in jobs:
+                for encoding in wanted.encodings:
+                    if encoding in SERVERS[name].encodings:
+                        visit(name, job, encoding, wanted, results)
+    print(tables.settings(wanted.servers))
+    for job in jobs:
+        for encoding in wanted.encodings:
+            print(tables.speeds(results, job.name, encoding))
+            print(tables.ratios(results, job.name, encoding))
+    print(tables.remarks(results))
 
 
-def compare(
-    peers: Sequence[Peer], case: Case, counts: Sequence[int], seconds: float, rounds: int
-) -> dict[str, dict[int, Seen]]:
-    """Every server in turn, several times; the medians of those that could be measured."""
-    seen: dict[str, list[dict[int, Seen]]] = {}
-    skipped: set[str] = set()
-    for _ in range(rounds):
-        for peer in peers:
-            if peer.name in skipped:
-                continue
-            try:
-                seen.setdefault(peer.name, []).append(once(peer, case, counts, seconds))
-            except Skipped as reason:
-                skipped.add(peer.name)
-                seen.pop(peer.name, None)
-                print(f"SKIPPED {peer.name}: {reason}\n", flush=True)
-    return {
-        name: {clients: middle([one[clients] for one in several]) for clients in counts}
-        for name, several in seen.items()
-    }
+def prepare(models: Sequence[str], results: Results) -> list[Job]:
+    """The encoder is skipped where the demo has no weights."""
+    jobs = []
+    for name in models:
+        try:
+            if name == "encoder":
+                save_encoder()
+            jobs.append(Job(name))
+        except ConfigError as error:
+            results.skip(name, str(error))
+    return jobs
 
 
-def show(seen: dict[str, dict[int, Seen]], counts: Sequence[int]) -> None:
-    """Rates and latencies, and what Brim's are of them."""
-    ours = seen.get("brim")
-    print("| clients | server | requests/s | Brim's of it | p50 ms | p99 ms | CPU ms |")
-    print("|--:|---|" + "--:|" * 5)
-    for clients in counts:
-        for name, by in seen.items():
-            one = by[clients]
-            ratio = f"{ours[clients].rate / one.rate:.2f}" if ours else ""
-            print(
-                f"| {clients} | {name} | {one.rate:.0f} | {ratio} | {one.p50_ms:.2f} "
-                f"| {one.p99_ms:.2f} | {one.cpu_ms:.3f} |"
-            )
+def visit(name: str, job: Job, encoding: Encoding, wanted: Wanted, results: Results) -> None:
+    """One start of one server, and all loads of it."""
+    server = SERVERS[name]
+    print(f"{name}, {job.name}, {encoding}", file=sys.stderr, flush=True)
+    try:
+        first = job.plan(server, encoding, measure.settings_of("http://127.0.0.1:1", encoding))
+        with running(server, job.name, encoding, first.shots[0].request) as at:
+            measure.check(server, job, encoding, at)
+            for clients in wanted.clients:
+                seen: Seen = measure.load(server, job, encoding, at, clients, wanted.seconds)
+                results.add(Cell(job.name, encoding, clients, name), seen)
+    except Skipped as why:
+        results.skip(f"{name}, {job.name}, {encoding}", str(why))
+
+
+def save_encoder() -> None:
+    """The demo's weights, for every environment. Raises `ConfigError` where the demo has none."""
+    (config,) = (
+        each for each in files.load(ROOT / "configs" / "demo.toml").models if each.name == "minilm"
+    )
+    directory = read_directory(config)
+    encoder.save_weights(rename(weights.read(directory.weights), directory.shape.layers))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""A server as long as it runs: started in a session of its own, asked, counted, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from benchmarks.peers.bodies import Encoding
+from benchmarks.peers.servers import HOME, ROOT, Server, Start
+from benchmarks.servers import free_port
+
+READY_S: Final = 180.0
+END_S: Final = 15.0
+
+
+class Skipped(Exception):
+    """A server cannot be measured; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers, and every process of it."""
+
+    port: int
+    processes: tuple[psutil.Process, ...]
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def cpu_seconds(self) -> float:
+        """User and system of all of them, since they started."""
+        times = [process.cpu_times() for process in self.processes]
+        return sum(time.user + time.system for time in times)
+
+
+@contextlib.contextmanager
+def running(server: Server, model: str, encoding: Encoding, request: bytes) -> Iterator[Running]:
+    """Start it, wait until it answers `request` with 200, and end it. Raises `Skipped`."""
+    if not server.bin.is_dir():
+        raise Skipped(f"it is not installed: {_why_not(server)}")
+    with tempfile.TemporaryDirectory(prefix="brim-peer-") as folder:
+        directory = Path(folder)
+        port = free_port()
+        start = Start(model, encoding, port, server.bin, directory)
+        log = directory / "log"
+        with log.open("wb") as output:
+            master = subprocess.Popen(
+                server.command(start),
+                cwd=directory,
+                env=_environment(server, start),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait(master, port, request, log)
+            parent = psutil.Process(master.pid)
+            yield Running(port, (parent, *parent.children(recursive=True)))
+        finally:
+            _end(master)
+
+
+def ask(port: int, request: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    """Status, headers in lower case, and body, of a request as it is. Raises `OSError`."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        response = HTTPResponse(connection, method="POST")
+        try:
+            response.begin()
+            head = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, head, response.read()
+        except HTTPException as error:
+            raise OSError(f"this is not HTTP: {error!r}") from None
+
+
+def _environment(server: Server, start: Start) -> dict[str, str]:
+    """That of an environment which is activated, and can import this project."""
+    return os.environ | {
+        "PATH": f"{server.bin}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PEER_MODEL": start.model,
+        "PEER_ENCODING": start.encoding,
+        "PEER_PORT": str(start.port),
+        **server.variables(start),
+    }
+
+
+def _wait(master: subprocess.Popen[bytes], port: int, request: bytes, log: Path) -> None:
+    until = time.monotonic() + READY_S
+    seen = "nothing"
+    while time.monotonic() < until:
+        if master.poll() is not None:
+            raise Skipped(f"it ended with {master.returncode} at its start: {_tail(log)}")
+        try:
+            status, _, body = ask(port, request)
+        except OSError as error:
+            seen = str(error)
+        else:
+            if status == 200:
+                return
+            seen = f"{status} {body[:200]!r}"
+        time.sleep(0.2)
+    raise Skipped(f"it did not answer in {READY_S:g} s: {seen}; {_tail(log)}")
+
+
+def _end(master: subprocess.Popen[bytes]) -> None:
+    """Politely, and then all that is left of its session."""
+    master.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        master.wait(END_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(master.pid, signal.SIGKILL)
+    master.wait()
+
+
+def _why_not(server: Server) -> str:
+    log = HOME / f"{server.environment}.log"
+    return _tail(log) if log.is_file() else "`make peers` installs it"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return " / ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"
