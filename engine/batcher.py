@@ -185,7 +185,9 @@ class Batcher:
         self._correct_at = float("-inf")
         self._dead: str | None = None
         self._at_work = self._lent = False  # the batcher's thread; one that does its work instead
-        self.short = queue_.dearest_s <= SHORT_S
+        # what was measured says nothing of a function on the host, which may wait for anything
+        self._calls_python = any(runnable.calls_python for runnable in runnables.values())
+        self.short = self._is_short()
         roles = {
             "batcher": self._batch_loop,
             "completer": self._complete_loop,
@@ -478,7 +480,10 @@ class Batcher:
     def _correct_loop(self) -> None:
         while self._to_correct.get():
             self._queue.correct()
-            self.short = self._queue.dearest_s <= SHORT_S
+            self.short = self._is_short()
+
+    def _is_short(self) -> bool:
+        return self._queue.dearest_s <= SHORT_S and not self._calls_python
 
     def _answer(self, launch: Launch[Ticket], outputs: Arrays, parts: Sequence[Arrays]) -> None:
         specs = self._model.device_outputs

@@ -9,10 +9,11 @@ eight buckets of a 128 MiB model took 2,043 MiB and 12.9 s to build; as argument
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -23,6 +24,9 @@ from engine.errors import LoadError
 from engine.model import Model
 from engine.runnable import Memory
 from engine.spec import Arrays, TensorSpec
+
+_CALLBACK: Final = re.compile(r"@xla_\w*callback")
+"""How a lowered program calls what `jax.pure_callback` and its like were given."""
 
 
 class Execution:
@@ -53,12 +57,15 @@ def _is_ready(output: Any) -> bool:
 class Executable:
     """The compiled program of one bucket, with its weights bound."""
 
-    __slots__ = ("_compiled", "_params", "memory")
+    __slots__ = ("_compiled", "_params", "calls_python", "memory")
 
-    def __init__(self, compiled: jax.stages.Compiled, params: Any, memory: Memory) -> None:
+    def __init__(
+        self, compiled: jax.stages.Compiled, params: Any, memory: Memory, *, calls_python: bool
+    ) -> None:
         self._compiled = compiled
         self._params = params
         self.memory = memory
+        self.calls_python = calls_python
 
     def launch(self, inputs: Arrays) -> Execution:
         """Start it on staged arrays of exactly the bucket's shape, and return at once."""
@@ -93,8 +100,11 @@ class Compiler:
             return _named(model.device_outputs, bucket, model.apply(params, inputs))
 
         with expected_compiles():
-            compiled = jax.jit(apply).lower(self._avals, inputs).compile()
-        return Executable(compiled, self._params, _memory(compiled, model, bucket))
+            lowered = jax.jit(apply).lower(self._avals, inputs)
+            compiled = lowered.compile()
+        calls_python = _CALLBACK.search(lowered.as_text()) is not None
+        memory = _memory(compiled, model, bucket)
+        return Executable(compiled, self._params, memory, calls_python=calls_python)
 
 
 def _named(specs: tuple[TensorSpec, ...], bucket: Bucket, outputs: object) -> dict[str, jax.Array]:

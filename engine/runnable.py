@@ -43,5 +43,11 @@ class Runnable(Protocol):
     def memory(self) -> Memory:
         """What it takes on the device."""
 
+    @property
+    def calls_python(self) -> bool:
+        """Does it call functions on the host, which may take as long as they like, even within
+        `launch`?
+        """
+
     def launch(self, inputs: Arrays) -> Running:
         """Start it on staged arrays of exactly the bucket's shape, and return at once."""

@@ -74,6 +74,8 @@ class PuppetExecutable:
     `launched` keeps the staged inputs of every launch.
     """
 
+    calls_python = False
+
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
         self.function = function
         self.memory = Memory(inputs=0, outputs=0, temporary=0, code=0)

@@ -582,6 +582,18 @@ def test_short_batches_of_a_turn_are_run_by_its_thread_at_its_end(make_rig: RigM
     assert sum(report.rows for report in rig.reports(len(names))) == 3
 
 
+def test_short_batches_that_call_python_are_the_batchers(
+    make_rig: RigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PuppetExecutable, "calls_python", True)
+    rig = make_rig(seconds=SHORT)
+    names = quick(rig)
+    with turn(rig):
+        ticket = rig.submit(1)
+    assert_answers(ticket, 1)
+    assert set(names) == {"brim-batcher-puppet"}
+
+
 def test_longer_batches_are_the_batchers_and_wait_for_the_turns_end(rig: Rig) -> None:
     names = quick(rig)
     with turn(rig, hold_s=10.0):

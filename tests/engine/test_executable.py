@@ -6,6 +6,7 @@ import gc
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -74,6 +75,16 @@ def test_the_account_of_memory_is_that_of_the_bucket() -> None:
     # a temporary of the weights' size would be a second copy of them in every batch
     assert 0 <= large.temporary < WEIGHTS_BYTES
     assert large.code >= 0
+
+
+def test_a_program_that_calls_python_says_so() -> None:
+    def apply(params: Any, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        x = inputs["x"]
+        return {"y": jax.pure_callback(np.abs, jax.ShapeDtypeStruct(x.shape, x.dtype), x)}
+
+    model = matrix_model()
+    assert not Compiler(model).compile(Bucket(1)).calls_python
+    assert Compiler(replace(model, apply=apply)).compile(Bucket(1)).calls_python
 
 
 def test_the_executables_of_several_threads_are_those_of_their_own_buckets() -> None:
