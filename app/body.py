@@ -10,7 +10,7 @@ from typing import IO, Final
 
 from flask import Request, Response, current_app
 from werkzeug.datastructures import Accept
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.http import parse_accept_header
 
 from app.errors import LengthRequired, Unsupported
@@ -49,7 +49,12 @@ def read(request: Request) -> bytes:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in _WINDOWS and encoding not in ("identity", ""):
         raise Unsupported(f"Content-Encoding {encoding!r}, expected gzip, deflate or identity")
-    body = request.get_data(cache=False)
+    try:
+        body = request.get_data(cache=False)
+    except (HTTPException, OSError):
+        raise
+    except Exception as error:  # the server's own, for chunks that are none
+        raise InvalidRequest("body", f"it cannot be read: {error}") from None
     if encoding not in _WINDOWS:
         return body
     return _decompress(body, encoding, int(current_app.config["MAX_CONTENT_LENGTH"]))

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
+from gunicorn.http.errors import InvalidChunkSize
 
 from app import body, errors
 from app.body import SMALLEST_COMPRESSED
-from tests.app.conftest import error_of
+from tests.app.conftest import Served, error_of
 
 LIMIT = 100_000
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -312,3 +313,23 @@ def test_other_answers_are_sent_as_they_are(
     response = client.get(f"/{size}", headers=headers)
     assert "Content-Encoding" not in response.headers
     assert response.data == b"7" * size
+
+
+class NoChunks(io.BytesIO):
+    """A chunked body that the server cannot follow."""
+
+    def readinto(self, _buffer: object) -> int:
+        raise InvalidChunkSize(b"zz")
+
+    read = readinto  # type: ignore[assignment]
+
+
+def test_a_chunked_body_that_is_none_is_its_clients_mistake(served: Served) -> None:
+    said = served.client.post(
+        "/v2/models/puppet/infer",
+        input_stream=NoChunks(),
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert said.status_code == 400
+    assert said.get_json()["error"].startswith("body: it cannot be read: ")

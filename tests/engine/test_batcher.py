@@ -644,6 +644,17 @@ def test_what_a_turn_leaves_for_later_is_the_batchers(make_rig: RigMaker) -> Non
     assert_answers(later, 1)
 
 
+def test_what_a_turn_leaves_for_a_moment_is_launched_at_that_moment(make_rig: RigMaker) -> None:
+    rig = make_rig(seconds=SHORT)
+    rig.occupy(0)
+    with turn(rig):
+        rig.submit(1)
+    rig.clock.advance(1.0)
+    for _ in range(2):
+        assert rig.devices[1].started.acquire(timeout=PATIENCE_S)
+    assert rig.launched(1) == [[0], [1]]
+
+
 def test_two_threads_do_not_both_do_the_batchers_work(make_rig: RigMaker) -> None:
     rig = make_rig(seconds=SHORT, depth=1)
     names = quick(rig)
@@ -668,16 +679,24 @@ def test_two_threads_do_not_both_do_the_batchers_work(make_rig: RigMaker) -> Non
 def test_what_is_submitted_while_the_batcher_is_at_work_is_its_work_too(
     make_rig: RigMaker,
 ) -> None:
-    rig = make_rig(seconds=SHORT, depth=1)
+    rig = make_rig(seconds=SHORT)
     names = quick(rig)
     rig.hold()
-    first = rig.submit(1)
+    tickets = [rig.submit(1)]
     assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
-    with turn(rig):
-        second = rig.submit(2)
+
+    def second() -> None:
+        with turn(rig):
+            tickets.append(rig.submit(2))
+            rig.clock.advance(1.0)  # the device should be free by now
+
+    other = threading.Thread(target=second, daemon=True)
+    other.start()
+    other.join(PATIENCE_S)
+    assert not other.is_alive()
     rig.free()
-    assert_answers(first, 1)
-    assert_answers(second, 2)
+    for value, ticket in enumerate(tickets, 1):
+        assert_answers(ticket, value)
     assert names == ["brim-batcher-puppet"] * 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -113,8 +114,9 @@ class Host:
         return str(environ["PATH_INFO"]).startswith("/quick")
 
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        body = b"" if path == "/unread" else environ["wsgi.input"].read()
+        path, body = environ["PATH_INFO"], b""
+        with contextlib.suppress(Exception if path == "/quick/swallow" else ()):
+            body = body if path == "/unread" else environ["wsgi.input"].read()
         if path in ("/quick/parts", "/parts"):
             start_response("200 OK", [])
             return (b"x" * 40_000 for _ in range(100))
@@ -434,6 +436,24 @@ def test_a_connection_whose_request_was_answered_while_the_worker_stops_is_soon_
     assert not rig.closed
     rig.wait(1.5)
     assert rig.closed
+
+
+def test_a_client_that_has_said_all_is_answered_and_left(rig: Rig) -> None:
+    rig.client.sendall(request("/quick"))
+    rig.client.shutdown(socket.SHUT_WR)
+    rig.turn()
+    assert rig.received().endswith(b"/quick ")
+    assert rig.closed
+    assert len(rig.host.loop._handlers) == 1  # the loop's own
+
+
+def test_behind_a_body_that_nobody_could_read_there_is_no_request(rig: Rig) -> None:
+    head = b"POST /quick/swallow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    rig.send(head + b"3\r\nabcXX" + request("/quick", b"smuggled"))
+    said = rig.received()
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"smuggled" not in said
+    assert rig.connection.state is State.LINGERING
 
 
 def test_a_client_that_leaves_its_body_is_no_request(
