@@ -1,6 +1,6 @@
 """An observer that feeds Prometheus.
 
-May touch: prometheus_client, prometheus-flask-exporter, psutil.
+May touch: prometheus_client, psutil.
 
 Two kinds of numbers, all labelled by model. Counters and histograms, named `brim_...`: Prometheus
 adds them up over replicas and computes any percentile of any period. And gauges for people who look
@@ -25,8 +25,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from prometheus_flask_exporter import PrometheusMetrics
 
 from app.errors import TooManyWaiting
 from app.histogram import HistogramFamily
@@ -100,15 +100,15 @@ class Metrics(Observer):
 
     def serve(self, app: Flask) -> None:
         """Add `/metrics`."""
-        exporter = PrometheusMetrics(app, path=None, registry=self.registry, export_defaults=False)
 
         @app.get("/metrics")
         @documented(EXPOSITION)
         def metrics() -> Response:
             """Prometheus's metrics: the engine's, the last minute's, and every HTTP request's."""
             names = request.args.getlist("name[]")
-            content, kind = exporter.generate_metrics(request.headers.get("Accept"), names)
-            return Response(content, content_type=kind)
+            registry = self.registry.restricted_registry(names) if names else self.registry
+            write, kind = choose_encoder(request.headers.get("Accept", ""))
+            return Response(write(registry), content_type=kind)
 
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         for other in ModelState:

@@ -143,7 +143,7 @@ LAYERS: Final[tuple[Mapping[str, str], ...]] = (
         "app.bench.load": "",
         "app.bench.shots": "orjson",
         "app.example": "",
-        "app.metrics": "flask prometheus_client prometheus_flask_exporter psutil time",
+        "app.metrics": "flask prometheus_client psutil time",
         "app.openapi_operation": "msgspec",
         "app.openapi_tensors": "",
         "app.planning.options": "click",
@@ -346,7 +346,7 @@ def test_a_module_touches_only_what_its_layer_says(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in modules() if m.startswith("engine")])
 def test_the_engine_knows_no_web(module: str) -> None:
-    web = {"app", "flask", "werkzeug", "gunicorn", "prometheus_client", "prometheus_flask_exporter"}
+    web = {"app", "flask", "werkzeug", "gunicorn", "prometheus_client"}
     assert not {found.name.partition(".")[0] for found in imports(module)} & web
 
 
