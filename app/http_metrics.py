@@ -2,8 +2,9 @@
 
 May touch: flask's responses, prometheus_client.
 
-The names and labels are those of prometheus-flask-exporter, whose dashboards there are. Its hooks took
-33 us a request where these take 6, and the time and the status of a `Deferred` before it has either.
+The names and labels are those of prometheus-flask-exporter, for which there are dashboards. Its
+hooks took 33 us a request where these take 6, and the time and the status of a `Deferred` before it
+has either.
 Children of the labelled metrics are looked up once per method, rule and status. Clients choose the
 method: those that are none of HTTP's are one series together.
 """
