@@ -213,6 +213,20 @@ def test_a_request_goes_to_the_model_it_names(make_rig: RigMaker) -> None:
     assert rig.engine.model("b").inputs == puppet_model().inputs
 
 
+def test_the_requests_of_a_turn_are_answered_at_its_end_where_that_is_soon_done(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(A).start()
+    for puppet in rig.puppets():
+        puppet.quick = True
+    with rig.engine.turn(0.0):
+        tickets = [rig.engine.submit("a", rows(value)) for value in (1, 2)]
+        assert not any(ticket.done for ticket in tickets)
+    for value, ticket in zip((1, 2), tickets, strict=True):
+        assert ticket.done
+        assert np.array_equal(rig.engine.result("a", ticket)["y"], expected_rows(value))
+
+
 @pytest.mark.parametrize(
     "ask",
     [

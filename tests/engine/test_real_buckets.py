@@ -230,6 +230,7 @@ class CostedExecutable:
 
     def __init__(self, executable: Executable, bucket: Bucket, clock: FakeClock) -> None:
         self.memory = executable.memory
+        self.self_contained = executable.self_contained
         self._executable, self._bucket, self._clock = executable, bucket, clock
 
     def launch(self, inputs: Arrays) -> Running:

@@ -77,6 +77,7 @@ class Watched:
     def compile(self, bucket: Bucket) -> Watched:
         self._executable = self._compiler.compile(bucket)
         self.memory = self._executable.memory
+        self.self_contained = self._executable.self_contained
         return self
 
     def launch(self, inputs: Arrays) -> Execution:
