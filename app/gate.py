@@ -2,7 +2,7 @@
 
 May touch: threading. Under gthread a waiting request holds a thread, and when all threads wait a
 health check queues behind them: so some are kept free, and what comes beyond is refused at once.
-Under Brim's own worker it holds memory, and the same number bounds that.
+Under Brim's own worker it holds none, and as many are let in as there may be connections.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from engine.spec import Arrays
 
 BIN: Final = Path(sys.executable).parent
 ROOT: Final = Path(__file__).parent.parent
-WORKERS: Final = ("brim", "gthread")
 GTHREADS: Final = 300
 """Threads of gthread: for 256 clients and a few more. With one for each of 1,000 it is slower."""
 

@@ -105,12 +105,7 @@ class Observers(Observer):
             one for o in observers for one in (o.all if isinstance(o, Observers) else (o,))
         )
         # some hooks are called for every request: only those are told who want to hear
-        self._hearing = {
-            hook: tuple(
-                o for o in self.all if getattr(type(o), hook) is not getattr(Observer, hook)
-            )
-            for hook in HOOKS
-        }
+        self._hearing = {hook: tuple(o for o in self.all if _overrides(o, hook)) for hook in HOOKS}
 
     def _tell(self, hook: str, *heard: object) -> None:
         for observer in self._hearing[hook]:

@@ -25,7 +25,7 @@ from app.worker.exchange import Host as ExchangeHost
 from app.worker.heads import Head, Heads
 from app.worker.inbox import ChunkedBody, Inbox, Incomplete, SizedBody, TooLong
 from app.worker.loop import Loop
-from app.worker.outbox import Outbox
+from app.worker.outbox import NOT_NOW, Outbox
 from app.worker.pool import Pool
 from engine.errors import BrimError
 from engine.ticket import Ticket
@@ -46,7 +46,6 @@ READS_IN_A_ROW: Final = 16
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -208,16 +207,8 @@ class Connection:
 
     def _read_once(self) -> None:
         size = READ_AT_ONCE if self._body is None else self._body.wanted
-        try:
-            data = self._sock.recv(size)
-        except _NOT_NOW:
-            self._readable = False
-            return
-        except OSError:
-            data = b""
-        if not data:
-            # what has come is not whole, and nothing will follow
-            self.close()
+        data = self._receive(size)
+        if data is None:
             return
         if len(data) < size and not self._tls and not self._hung_up:
             self._readable = False
@@ -227,6 +218,21 @@ class Connection:
         elif self._inbox.held == len(data):
             self._alarm_in(HEAD_S)
         self._proceed()
+
+    def _receive(self, size: int) -> bytes | None:
+        """At most so many bytes of what has come, or None. Behind the last of them it closes: what
+        is here is not whole then, or of no use, and nothing will follow.
+        """
+        try:
+            data = self._sock.recv(size)
+        except NOT_NOW:
+            self._readable = False
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        return data or None
 
     def _proceed(self) -> None:
         """Look at what has come."""
@@ -300,8 +306,7 @@ class Connection:
         if exchange is None:
             raise AssertionError("a body without its request; this is a bug")
         self._inbox.ended = True
-        self.state = State.RUNNING
-        self._host.loop.alarm(self, math.inf)
+        self._hand_over()
         self._whole, self._body = body.complete, None
         if not self._whole:
             exchange.request.body = TooLong()
@@ -315,6 +320,11 @@ class Connection:
             return
         self._quick = self._host.quick(exchange.environ)
         self._run(exchange.call, self._called)
+
+    def _hand_over(self) -> None:
+        """To the application, which may take what time it likes."""
+        self.state = State.RUNNING
+        self._host.loop.alarm(self, math.inf)
 
     def _run(self, step: Callable[[], object], then: Callable[[], object]) -> None:
         """A step of the exchange, here if it is quick, and then go on here."""
@@ -353,8 +363,7 @@ class Connection:
     def _wake(self) -> None:
         """The ticket is done."""
         if self.state is State.PARKED:
-            self.state = State.RUNNING
-            self._host.loop.alarm(self, math.inf)
+            self._hand_over()
             self._produce()
 
     def _cancel(self) -> None:
@@ -413,8 +422,7 @@ class Connection:
             return
         exchange = self._exchange
         if exchange is not None and not exchange.done:
-            self.state = State.RUNNING
-            self._host.loop.alarm(self, math.inf)
+            self._hand_over()
             # not at once: a client who reads fast must not starve the others
             self._host.loop.call_soon((self._produce,))
             return
@@ -454,14 +462,7 @@ class Connection:
 
     def _discard(self) -> None:
         for _ in range(READS_IN_A_ROW):
-            try:
-                data = self._sock.recv(READ_AT_ONCE)
-            except _NOT_NOW:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self.close()
+            if self._receive(READ_AT_ONCE) is None:
                 return
         self._host.loop.call_soon((self._discard_more,))
 

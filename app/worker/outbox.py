@@ -12,6 +12,9 @@ import socket
 import ssl
 from typing import Final
 
+NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a socket raises that would have to wait."""
+
 HIGH_WATER: Final = 64 * 1024
 """Bytes. An answer of many parts is made as fast as it is read, and this far ahead."""
 
@@ -57,7 +60,7 @@ class Outbox:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             try:
                 sent = self.sock.send(data)
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            except NOT_NOW:
                 self._parts = [data]
                 break
             moved = True
