@@ -1,27 +1,27 @@
-"""TOML file + environment + flags -> one frozen object.
+"""The settings: TOML file, environment and flags, read once into one frozen object.
 
-May touch: the file system, msgspec, and the environment once (`from_environment`).
-
-The file's shape is the two structs below: what is not in them is an error that names the file, the
-key, the value and what is allowed. Nothing here imports JAX or starts a thread.
+The structs below are the file's shape. A key that is not in them is an error that names the file,
+the key, the value and what is allowed. Nothing here imports JAX or starts a thread.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import msgspec
 
-from engine import models
-from engine.config import ModelConfig, Source
-from engine.errors import ConfigError
+from engine.api import ConfigError, ModelConfig, Source
+from engine.api import registry as models
+
+CONFIG_EXIT: Final = 2
+"""The exit status for a wrong configuration."""
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=86_400)]
@@ -32,17 +32,16 @@ Threads = Annotated[int, msgspec.Meta(ge=MIN_THREADS, le=MAX_THREADS)]
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 THREADS: Final[Mapping[str, int]] = {"brim": 16, "gthread": 256}
-"""How many threads each worker has for requests, if nobody says. gthread needs one for each that is
-in the process; ours for those whose views may block, and more that compute at once are slower."""
-CONNECTIONS: Final = 16_384
-"""Of our own worker, most of them idle, at a few KB each. The process's limit of open files may be
-lower: then so many are taken, and the others wait."""
-
-WORKERS_ALLOWED: Final = f"one of {', '.join(THREADS)}"
+"""Each worker and its default number of threads for requests. gthread needs a thread for each
+request in the process. Brim's worker needs one only for each view that may block; more threads
+that compute at the same time are slower."""
+MAX_CONNECTIONS: Final = 16_384
+"""Connections of Brim's worker; most of them are idle and cost a few KB each. The process's limit
+on open files may be lower: then fewer are accepted, and the others stay in the listen backlog."""
 
 
 class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[server]`. Times and sizes have their unit in the name."""
+    """`[server]`. Names end in the unit."""
 
     bind: str = "127.0.0.1:8000"
     worker: str = "brim"
@@ -53,8 +52,8 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     log_level: str = "info"
 
 
-class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`[[models]]`. Defaults that are UNSET here are those of `engine.config.ModelConfig`."""
+class SourceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The keys of `[[models]]` that say where a model comes from."""
 
     name: str
     family: str | None = None
@@ -62,6 +61,11 @@ class ModelTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     sha256: str | None = None
     factory: str | None = None
     options: dict[str, Any] = {}
+
+
+class ModelTable(SourceTable, forbid_unknown_fields=True, frozen=True):
+    """`[[models]]`. A key that is UNSET here gets its default from `ModelConfig`."""
+
     rows: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     lengths: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     max_wait_ms: float | msgspec.UnsetType = msgspec.UNSET
@@ -82,21 +86,13 @@ class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     server: ServerTable = ServerTable()
 
 
-_TABLES: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "": File,
-    "server": ServerTable,
-    "models": ModelTable,
-}
-_MILLISECONDS: Final = {
-    "max_wait_ms": "max_wait_s",
-    "timeout_ms": "timeout_s",
-    "slo_ms": "slo_s",
-}
+_STRUCTS: Final = {"": File, "server": ServerTable, "models": ModelTable}
+"""The struct of each table's path; "" is the whole file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that is decided before the process does anything."""
+    """Everything that is decided before the process starts anything."""
 
     file: str
     models: tuple[ModelConfig, ...]
@@ -110,94 +106,66 @@ class Settings:
     log_level: str
 
     @property
-    def places(self) -> int:
+    def max_concurrent_requests(self) -> int:
         """How many requests may be in the process at once.
 
-        Where each holds a thread, one thread in sixteen, at least one, stays free for probes; where
-        they hold none, there may be as many as connections, and the queue alone refuses.
+        Under gthread each holds a thread; one thread in sixteen, at least one, stays free for
+        probes. Under Brim's worker a request holds none, so only connections and the queue limit.
         """
         if self.worker == "brim":
-            return CONNECTIONS
+            return MAX_CONNECTIONS
         return self.threads - max(1, self.threads // 16)
 
     @property
     def url(self) -> str:
-        """Where a person on this machine finds the server."""
+        """The server's URL on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "[::]", "") else self.host  # noqa: S104
         return f"http://{host}:{self.port}"
+
+    def select(self, model: str | None, *, one: bool = False) -> list[ModelConfig]:
+        """The models that `--model` names, all without it; `one`: exactly one, or `ConfigError`."""
+        chosen = [each for each in self.models if model in (None, each.name)]
+        if not chosen or (one and len(chosen) > 1):
+            known = ", ".join(each.name for each in self.models)
+            raise ConfigError("--model", model, f"one of {known}")
+        return chosen
 
     def with_flags(
         self,
         bind: str | None = None,
         worker: str | None = None,
         threads: int | None = None,
-        called: tuple[str, str, str] = ("--bind", "--worker", "--threads"),
+        names: tuple[str, str, str] = ("--bind", "--worker", "--threads"),
     ) -> Settings:
-        """Flags win over the environment, which wins over the file. `called`: in an error."""
+        """These settings with some replaced. `names` are what errors call the three."""
         changed = self
         if bind is not None:
-            host, port = _address(called[0], bind)
+            host, port = _address(names[0], bind)
             changed = replace(changed, host=host, port=port)
         if worker is not None and worker != self.worker:
-            if worker not in THREADS:
-                raise ConfigError(called[1], worker, WORKERS_ALLOWED)
-            # what the file says of the other's threads is not meant for this one
+            _check_one_of(names[1], worker, THREADS)
+            # the file's number of threads was chosen for the other worker
             changed = replace(changed, worker=worker, threads=THREADS[worker])
         if threads is not None:
             if not MIN_THREADS <= threads <= MAX_THREADS:
-                raise ConfigError(called[2], threads, THREADS_ALLOWED)
+                raise ConfigError(names[2], threads, THREADS_ALLOWED)
             changed = replace(changed, threads=threads)
         return changed
 
 
-def from_environment() -> Settings:
-    """`BRIM_CONFIG` names the file; `BRIM_BIND`, `BRIM_WORKER` and `BRIM_THREADS` win over it."""
-    file = os.environ.get("BRIM_CONFIG")
-    if not file:
-        raise ConfigError("BRIM_CONFIG", file, "the path of a config file")
-    return load(file, os.environ)
-
-
 def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read and check one file. Raises `ConfigError`; touches no device.
+    """Read and check one file, then apply the environment. Raises `ConfigError`; uses no device.
 
-    Also looks at every model's files: weights that are missing or not the pinned ones are an error
-    where the model is required. A model that is not starts FAILED and says why.
+    Checks the models' files too: missing weights, or weights with another checksum, are an error
+    for a required model. A model that is not required starts as FAILED with the reason.
     """
     path = Path(file)
     table = _parse(path)
     try:
-        host, port = _address("server.bind", table.server.bind)
-        if table.server.log_level not in LOG_LEVELS:
-            level = table.server.log_level
-            raise ConfigError("server.log_level", level, f"one of {', '.join(LOG_LEVELS)}")
-        worker = table.server.worker
-        if worker not in THREADS:
-            raise ConfigError("server.worker", worker, WORKERS_ALLOWED)
-        settings = Settings(
-            file=str(path),
-            models=_models(path, table.models),
-            host=host,
-            port=port,
-            worker=worker,
-            threads=table.server.threads or THREADS[worker],  # UNSET is false
-            max_body_bytes=table.server.max_body_bytes,
-            keepalive_s=table.server.keepalive_s,
-            graceful_timeout_s=table.server.graceful_timeout_s,
-            log_level=table.server.log_level,
-        )
+        settings = _settings(path, table)
     except ConfigError as error:
         raise error.in_file(str(path)) from None
-    said = environment or {}
-    threads = said.get("BRIM_THREADS")
-    if threads and not re.fullmatch("[0-9]{1,9}", threads):
-        raise ConfigError("BRIM_THREADS", threads, THREADS_ALLOWED)
-    return settings.with_flags(
-        said.get("BRIM_BIND") or None,
-        said.get("BRIM_WORKER") or None,
-        int(threads) if threads else None,
-        ("BRIM_BIND", "BRIM_WORKER", "BRIM_THREADS"),
-    )
+    return _with_environment(settings, environment or {})
 
 
 def _parse(path: Path) -> File:
@@ -210,7 +178,28 @@ def _parse(path: Path) -> File:
     try:
         return msgspec.convert(content, File)
     except msgspec.ValidationError as error:
-        raise _explain(path, content, str(error)) from None
+        raise _explain(str(error), content).in_file(str(path)) from None
+
+
+def _settings(path: Path, table: File) -> Settings:
+    server = msgspec.structs.asdict(table.server)
+    host, port = _address("server.bind", server.pop("bind"))
+    _check_one_of("server.log_level", server["log_level"], LOG_LEVELS)
+    _check_one_of("server.worker", server["worker"], THREADS)
+    server["threads"] = server["threads"] or THREADS[server["worker"]]  # UNSET is false
+    return Settings(str(path), _models(path, table.models), host, port, **server)
+
+
+def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    threads = environment.get("BRIM_THREADS")
+    if threads and not re.fullmatch("[0-9]{1,9}", threads):
+        raise ConfigError("BRIM_THREADS", threads, THREADS_ALLOWED)
+    return settings.with_flags(
+        environment.get("BRIM_BIND") or None,
+        environment.get("BRIM_WORKER") or None,
+        int(threads) if threads else None,
+        ("BRIM_BIND", "BRIM_WORKER", "BRIM_THREADS"),
+    )
 
 
 def _models(path: Path, tables: list[ModelTable]) -> tuple[ModelConfig, ...]:
@@ -218,36 +207,35 @@ def _models(path: Path, tables: list[ModelTable]) -> tuple[ModelConfig, ...]:
         raise ConfigError("models", [], "at least one [[models]]")
     names = [table.name for table in tables]
     configs = []
-    for place, table in enumerate(tables):
-        key = f"models[{place}]"
+    for index, table in enumerate(tables):
         try:
-            if table.name in names[:place]:
+            if table.name in names[:index]:
                 raise ConfigError("name", table.name, "a name that no other model has")
             config = _config(path.parent, table)
             models.family(config)
-            _check_files(config)
+            if config.required:
+                models.check(config)
         except ConfigError as error:
-            raise ConfigError(f"{key}.{error.key}", error.value, error.expected) from None
+            raise error.in_file("", f"models[{index}]") from None
         configs.append(config)
     return tuple(configs)
 
 
 def _config(base: Path, table: ModelTable) -> ModelConfig:
     source = Source(table.family, table.path, table.sha256, table.factory, table.options)
-    fields: dict[str, Any] = {
+    fields = {
         key: value
         for key, value in msgspec.structs.asdict(table).items()
         if value is not msgspec.UNSET and key not in Source.__dataclass_fields__
     }
-    for written, inside in _MILLISECONDS.items():
-        if written in fields:
-            fields[inside] = fields.pop(written) / 1e3
+    for key in [key for key in fields if key.endswith("_ms")]:
+        fields[f"{key.removesuffix('ms')}s"] = fields.pop(key) / 1e3
     return ModelConfig(source=source, base=base, **fields)
 
 
-def _check_files(config: ModelConfig) -> None:
-    if config.required:
-        models.check(config)
+def _check_one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(key, value, f"one of {', '.join(allowed)}")
 
 
 def _address(key: str, text: str) -> tuple[str, int]:
@@ -257,41 +245,37 @@ def _address(key: str, text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-# --- saying what is wrong -------------------------------------------------------------------------
+def exit_with(error: Exception) -> NoReturn:
+    """Print the error as one line and end the process with `CONFIG_EXIT`."""
+    print(f"brim: {error}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(CONFIG_EXIT)
 
 
-def _explain(path: Path, content: dict[str, Any], problem: str) -> ConfigError:
-    """Msgspec's message, as file, key, value and what is allowed."""
-    what, _, at = problem.partition(" - at `")
-    key = at.rstrip("`").removeprefix("$").removeprefix(".")
-    unknown = re.search("unknown field `(.*)`", what)
-    if unknown:
-        return _explain_unknown(path, content, key, unknown.group(1))
-    missing = re.search("missing required field `(.*)`", what)
-    if missing:
-        name = missing.group(1)
-        at = f"{key}.{name}" if key else name
-        return ConfigError(at, None, "a value; the key is missing", file=str(path))
+def _explain(problem: str, content: Mapping[str, Any]) -> ConfigError:
+    """A message of msgspec about the parsed file, as key, value and what is allowed."""
+    what, key = split_message(problem)
     expected = re.sub(r"^Expected (.*?)(, got .*)?$", r"\1", what).replace("`", "")
-    return ConfigError(key, _value_at(content, key), expected, file=str(path))
+    if field := re.search("(unknown|missing required) field `(.*)`", what):
+        kind, name = field.groups()
+        known = _STRUCTS[re.sub(r"\[\d+\]$", "", key)].__struct_fields__
+        key = f"{key}.{name}" if key else name
+        meant = [f"; did you mean {each}?" for each in difflib.get_close_matches(name, known, 1)]
+        allowed = f"a known key, one of {', '.join(known)}{''.join(meant)}"
+        expected = allowed if kind == "unknown" else "a value; the key is missing"
+    return ConfigError(key, _value_at(content, key), expected)
 
 
-def _explain_unknown(path: Path, content: dict[str, Any], key: str, name: str) -> ConfigError:
-    at = f"{key}.{name}" if key else name
-    known = _TABLES[re.sub(r"\[\d+\]$", "", key)].__struct_fields__
-    close = difflib.get_close_matches(name, known, 1)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    allowed = f"a known key, one of {', '.join(known)}{meant}"
-    return ConfigError(at, _value_at(content, at), allowed, file=str(path))
+def split_message(problem: str) -> tuple[str, str]:
+    """What msgspec found wrong, and the key where: `models[0].rows`."""
+    what, _, at = problem.partition(" - at `")
+    return what, at.rstrip("`").removeprefix("$").removeprefix(".")
 
 
 def _value_at(content: Any, key: str) -> Any:
-    """The value at `models[0].rows`; None when the key does not lead anywhere."""
-    for step in re.findall(r"[^.\[\]]+", key):
-        if isinstance(content, dict) and step in content:
-            content = content[step]
-        elif isinstance(content, list) and step.isdecimal() and int(step) < len(content):
-            content = content[int(step)]
-        else:
-            return None
+    """The value at `models[0].rows`; None if the key leads nowhere."""
+    try:
+        for step in re.findall(r"[^.\[\]]+", key):
+            content = content[int(step) if isinstance(content, list) else step]
+    except (LookupError, TypeError, ValueError):
+        return None
     return content

@@ -1,5 +1,5 @@
-"""For `gunicorn -c configs/gunicorn.py app.wsgi:app`: importing this starts the engine."""
+"""For `gunicorn -c configs/gunicorn.py app.wsgi:app`: importing this module starts the engine."""
 
-from app import hosting
+from app.hosting.process import build, settings_or_exit
 
-app = hosting.build_from_environment()
+app = build(settings_or_exit())

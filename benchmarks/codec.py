@@ -1,10 +1,10 @@
-"""What decoding and encoding cost, beside plain `json`, and which parser wins.
+"""Measures decoding and encoding against the standard library's `json`, and compares parsers.
 
     python -m benchmarks.codec
 
 First the parsers alone on request bodies of 1x16, 1x784 and 32x784 floats: the standard library,
-orjson, msgspec into the typed structures, and orjson with msgspec's conversion into them, which is
-what Brim does. Then Brim's whole codec on a row of 784 floats, in and out, JSON and binary. Best of
+orjson, msgspec into the typed structures, and orjson followed by msgspec's conversion, which is
+what Brim uses. Then Brim's whole codec on a row of 784 floats, in and out, JSON and binary. Best of
 several repeats, in microseconds.
 """
 
@@ -19,27 +19,28 @@ import msgspec
 import numpy as np
 import orjson
 
-from app.codec import InferRequest, InferResponse, oip
-from engine.spec import TensorSpec
+from app.http.codecs import oip
+from app.http.codecs.messages import InferRequest, InferResponse
+from engine.models.tensors import TensorSpec
 
 REPEATS = 7
 
 
 def microseconds(call: Callable[[], object], size: int) -> float:
-    """Best time of one call; `size` is roughly how many numbers it handles."""
+    """The best time of one call, in microseconds; `size` is roughly how many numbers it handles."""
     number = max(5, 200_000 // size)
     return min(timeit.repeat(call, number=number, repeat=REPEATS)) / number * 1e6
 
 
 def json_body(values: np.ndarray, digits: int) -> bytes:
-    """An infer request as a client writes it, with so many digits a number."""
+    """An inference request as a client writes it, with `digits` digits per number."""
     data = [float(f"{value:.{digits}g}") for value in values.ravel()]
     tensor = {"name": "x", "datatype": "FP32", "shape": list(values.shape), "data": data}
     return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
 
 
 def binary_body(values: np.ndarray) -> tuple[bytes, int]:
-    """The same with the numbers as binary; the body and the length of its JSON."""
+    """The same with binary numbers: the body, and the length of its JSON."""
     raw = values.astype("<f4").tobytes()
     header = orjson.dumps(
         {
@@ -58,7 +59,7 @@ def binary_body(values: np.ndarray) -> tuple[bytes, int]:
 
 
 def parsers() -> None:
-    """The candidates, on three sizes, with the digits of a float32 and of a float64."""
+    """Compare the parsers on three sizes, with the digits of a float32 and of a float64."""
     typed = msgspec.json.Decoder(oip.WireRequest)
 
     def convert(body: bytes) -> object:
@@ -83,7 +84,7 @@ def parsers() -> None:
 
 
 def codec() -> None:
-    """One row of 784 floats, through Brim's codec."""
+    """Measure Brim's codec on one row of 784 floats."""
     specs = (TensorSpec("x", "FP32", (784,)),)
     values = np.random.default_rng(0).random((1, 784), np.float32)
     text = json_body(values, 16)

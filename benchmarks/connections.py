@@ -1,12 +1,13 @@
-"""Many idle and some slow clients beside busy ones: what they cost those, and each connection.
+"""Measures what many idle and some slow clients cost busy ones, and the memory per connection.
 
     python -m benchmarks.connections [--idle 10000] [--slow 200] [--clients 64] [--seconds 5]
 
-Starts a real `brim serve` with the null model. Busy clients are measured alone, then beside idle
-connections, each of which has had one answer and keeps its connection, and slow ones: half of them
-send a body of a byte a second, half have asked for more than their sockets hold and read a little a
-second. Then alone again. At the end every idle client asks once more, and the slow ones are let
-finish: all must be answered with 200. Memory is the growth of the server's resident set.
+Starts a real `brim serve` with the null model. Busy clients are measured alone, then together with
+idle and slow ones, then alone again. An idle client has had one answer and keeps its connection.
+Half of the slow clients send one byte of their body per second; the other half have requested more
+than their sockets hold and read a little per second. At the end every idle client sends one more
+request and the slow ones finish: every status must be 200. Memory is the growth of the resident
+set.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from app.bench.plan import Settings
-from app.bench.report import Report
+from app.cli.bench.plan import Settings
+from app.cli.bench.report import Report
 from benchmarks.servers import Server, run, served
 from benchmarks.serving import CONFIGS, Subject, subject
 
@@ -40,13 +41,13 @@ LARGE = (
     f'"data":[{",".join([NUMBERS] * ROWS)}]}}]}}'.encode()
 )
 LARGE_HEAD = HEAD.replace(b"%d" % len(BODY), b"%d" % len(LARGE))
-"""What slow readers ask for: the answer has 300 KB."""
+"""The request of slow readers: its answer has 300 KB."""
 SMALL_BUFFER = 8 * 1024
 STEP_S = 1.0
 
 
 def connect(server: Server) -> socket.socket:
-    """One more client. Its kernel takes little in advance."""
+    """Connect a client with a small receive buffer."""
     parts = urlsplit(server.url)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
@@ -56,7 +57,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def answer(client: socket.socket, held: bytes = b"") -> bytes:
-    """Read one answer of known length to its end; what follows it. Raises SystemExit if not 200."""
+    """Read one answer to its end and return the bytes after it. Raises SystemExit if not 200."""
     while b"\r\n\r\n" not in held:
         part = client.recv(1 << 16)
         if not part:
@@ -72,7 +73,7 @@ def answer(client: socket.socket, held: bytes = b"") -> bytes:
 
 
 class Slow:
-    """Clients of which one half writes and the other half reads slowly, in a thread."""
+    """Clients on a thread: one half writes slowly, the other half reads slowly."""
 
     def __init__(self, server: Server, count: int) -> None:
         self.writers = [connect(server) for _ in range(count // 2)]
@@ -83,7 +84,7 @@ class Slow:
             writer.sendall(HEAD)
         self._read: list[bytearray] = []
         for reader in self.readers:
-            # one after the other: all together are more than may wait
+            # one after the other: together they would exceed the queue
             reader.sendall(LARGE_HEAD + LARGE)
             self._read.append(bytearray(reader.recv(1024)))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -99,7 +100,7 @@ class Slow:
                 read.extend(reader.recv(1024))
 
     def finish(self) -> None:
-        """Let them do what is left, fast; all must have been answered."""
+        """Send and read the rest at full speed; every request must be answered."""
         self._over.set()
         self._thread.join()
         for writer in self.writers:
@@ -112,13 +113,13 @@ class Slow:
 
 
 def resident(server: Server) -> int:
-    """Bytes of the process that serves."""
+    """Resident bytes of the worker process."""
     (worker,) = psutil.Process(server.process.pid).children()
     return int(worker.memory_info().rss)
 
 
 def busy(server: Server, subject: Subject, clients: int, seconds: float) -> Report:
-    """Those whose rate counts. Raises SystemExit if one of them was not answered."""
+    """Run the busy clients. Raises SystemExit if a request failed."""
     how = Settings(server.url, clients=clients, duration_s=seconds, warmup_s=seconds / 4)
     seen = run(subject.model, subject.config.name, subject.request, how)
     if set(seen.statuses) != {200} or seen.failures:
@@ -128,7 +129,7 @@ def busy(server: Server, subject: Subject, clients: int, seconds: float) -> Repo
 
 @contextlib.contextmanager
 def idle(server: Server, count: int) -> Iterator[Sequence[socket.socket]]:
-    """So many who have had an answer and keep their connection."""
+    """`count` clients that have had an answer and keep their connection."""
     clients = []
     try:
         for _ in range(count):
@@ -170,10 +171,12 @@ def main() -> None:
     alone = statistics.mean((before.ok_per_s, after.ok_per_s))
     print(f"{options.clients} busy, {options.idle} idle, {options.slow} slow clients\n")
     print("| busy clients | requests/s | p50 ms | p99 ms |\n|---|--:|--:|--:|")
-    for name, seen in {"alone, before": before, "beside": beside, "alone, after": after}.items():
+    for name, seen in {"alone, before": before, "together": beside, "alone, after": after}.items():
         print(f"| {name} | {seen.ok_per_s:.0f} | {seen.ok.p50_ms:.2f} | {seen.ok.p99_ms:.2f} |")
-    print(f"\nBeside the others they get {beside.ok_per_s / alone:.3f} of their rate; an idle")
-    print(f"connection takes {grown / options.idle / 1e3:.1f} KB; everybody was answered with 200.")
+    print(
+        f"\nTogether with the others they get {beside.ok_per_s / alone:.3f} of their rate; an idle"
+    )
+    print(f"connection takes {grown / options.idle / 1e3:.1f} KB; every status was 200.")
 
 
 if __name__ == "__main__":

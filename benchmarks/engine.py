@@ -1,12 +1,13 @@
-"""The engine against its bare executables, without web or network. CPU and GPU alike.
+"""Measures the engine against its bare executables, without HTTP or network. On CPU and GPU.
 
     python -m benchmarks.engine [CONFIG] [--seconds 3] [--clients 1,8,64,256]
 
 For every model of the config: each bucket's bare time (a loop that launches it and waits for it,
 on the same staged arrays); the rows/s that the engine serves to closed-loop threads with one-row
-requests, beside the best bare bucket of the same length; the median latency that the engine adds
-for one client; memory. The floor is measured before and after and averaged, because the machine
-drifts. For a model with a preprocess, clients send the wire input, so its cost is inside.
+requests, next to the best bare bucket of the same length; the median latency that the engine adds
+for one client; memory. The floor is the mean of a measurement before and one after, because the
+speed of the machine drifts. For a model with a preprocess, clients send its input, so its cost is
+included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import argparse
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -23,72 +25,86 @@ import numpy as np
 import psutil
 
 from app import settings
-from engine.buckets import Bucket
-from engine.config import ModelConfig
-from engine.engine import Engine
-from engine.executable import Compiler, Executable
-from engine.model import Model
-from engine.spec import Arrays
+from engine.compilation.compiler import JaxCompiler, JaxExecutable
+from engine.compilation.interface import Weights
+from engine.models.config import ModelConfig
+from engine.models.model import Model
+from engine.models.tensors import Arrays
+from engine.scheduling.buckets import Bucket
+from engine.serving.client import InProcessClient
+from engine.warmup.golden import golden_row
 
 WORDS = ("a", "batch", "is", "best", "when", "it", "is", "full", "to", "the", "brim")
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A model and its executables, for launches without the engine."""
+
+    model: Model
+    weights: Weights
+    executables: dict[Bucket, JaxExecutable]
+
+
 class Watched:
-    """Compiles as the engine does, and keeps what it made."""
+    """Compiles as the engine does, and keeps the executables in the order of the models."""
 
     def __init__(self) -> None:
-        self.executables: dict[int, dict[Bucket, Executable]] = {}
+        self.made: list[Bare] = []
 
     def __call__(self, model: Model) -> WatchedCompiler:
-        """What the engine calls to get a model's compiler."""
-        made: dict[Bucket, Executable] = {}
-        self.executables[id(model)] = made
-        return WatchedCompiler(model, made)
+        """Called by the engine for a model's compiler."""
+        compiler = WatchedCompiler(model)
+        self.made.append(compiler.bare)
+        return compiler
 
 
-class WatchedCompiler(Compiler):
-    """A compiler whose executables the benchmark can run bare."""
+class WatchedCompiler(JaxCompiler):
+    """A compiler whose executables the benchmark can launch."""
 
-    def __init__(self, model: Model, made: dict[Bucket, Executable]) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._made = made
+        self.bare = Bare(model, self.weights, {})
 
-    def compile(self, bucket: Bucket) -> Executable:
+    def compile(self, bucket: Bucket) -> JaxExecutable:
         """Compile and remember."""
-        self._made[bucket] = super().compile(bucket)
-        return self._made[bucket]
+        executable = self.bare.executables[bucket] = super().compile(bucket)
+        return executable
 
 
 def staged(model: Model, bucket: Bucket) -> dict[str, np.ndarray]:
     """A full bucket of golden rows."""
     rng = np.random.default_rng(0)
-    rows = [model.golden_row(rng, bucket.length) for _ in range(bucket.rows)]
+    rows = [
+        golden_row(model.signature, model.program, rng, bucket.length) for _ in range(bucket.rows)
+    ]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def bare(executable: Executable, inputs: Arrays, seconds: float) -> float:
-    """Median seconds of one execution, launched and waited for in a loop."""
+def bare(executable: JaxExecutable, weights: Weights, inputs: Arrays, seconds: float) -> float:
+    """Median seconds from launch to result, in a loop."""
     samples: list[float] = []
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop or len(samples) < 3:
         started = time.perf_counter()
-        executable.launch(inputs).result()
+        executable.launch(weights, inputs).result()
         samples.append(time.perf_counter() - started)
     return statistics.median(samples)
 
 
 def one_row(model: Model, length: int | None) -> Arrays:
-    """One wire request whose row belongs into the lane of `length`."""
-    if model.preprocess is None:
-        return model.golden_row(np.random.default_rng(1), length)
-    (spec,) = model.inputs
+    """One request as a client sends it, whose row belongs into a bucket of `length`."""
+    preprocess = model.processor.preprocess
+    if preprocess is None:
+        return golden_row(model.signature, model.program, np.random.default_rng(1), length)
+    (spec,) = model.signature.inputs
     if length is None or spec.datatype != "BYTES":
-        raise SystemExit("a preprocess of another kind than text: teach one_row() its input")
+        raise SystemExit("one_row() supports a preprocess of texts only")
     words: list[str] = []
     while True:
         words.append(WORDS[len(words) % len(WORDS)])
         arrays = {spec.name: np.array([" ".join(words).encode()], object)}
-        got = next(iter(model.preprocess(arrays).inputs.values())).shape[1]
+        got = next(iter(preprocess(arrays).inputs.values())).shape[1]
         if got >= 0.9 * length:
             return arrays
 
@@ -120,22 +136,25 @@ def serve(call: Callable[[], object], clients: int, seconds: float) -> tuple[flo
     return len(every) / elapsed, every[len(every) // 2], every[int(len(every) * 0.99)]
 
 
-def report_lane(
-    engine: Engine,
+def report_length(
+    engine: InProcessClient,
     name: str,
-    executables: Mapping[Bucket, Executable],
+    compiled: Bare,
     length: int | None,
     options: argparse.Namespace,
 ) -> None:
-    """One model, one length: the bare table, then what the engine makes of it."""
-    model, config = engine.model(name), engine.config(name)
-    lane = [Bucket(rows, length) for rows in config.rows]
-    inputs = {bucket: staged(model, bucket) for bucket in lane}
-    times = {b: bare(executables[b], inputs[b], options.seconds / 2) for b in lane}
-    best = max(lane, key=lambda b: b.rows / times[b])
+    """Measure one model and length: the bare buckets, then the engine."""
+    model, config = compiled.model, engine.endpoint(name).config
+    executables, weights = compiled.executables, compiled.weights
+    bucket_length = [Bucket(rows, length) for rows in config.rows]
+    inputs = {bucket: staged(model, bucket) for bucket in bucket_length}
+    times = {
+        b: bare(executables[b], weights, inputs[b], options.seconds / 2) for b in bucket_length
+    }
+    best = max(bucket_length, key=lambda b: b.rows / times[b])
 
     print("| bucket | bare ms | bare rows/s |\n|---|--:|--:|")
-    for bucket in lane:
+    for bucket in bucket_length:
         mark = " (best)" if bucket == best else ""
         print(f"| {bucket}{mark} | {times[bucket] * 1e3:.3f} | {bucket.rows / times[bucket]:.0f} |")
 
@@ -144,12 +163,12 @@ def report_lane(
         "\n| clients | rows/s | of best bare | p50 ms | p99 ms | fill |\n|--:|--:|--:|--:|--:|--:|"
     )
     for clients in options.clients:
-        before = bare(executables[best], inputs[best], options.seconds / 3)
-        counted = engine.stats(name).counts
+        before = bare(executables[best], weights, inputs[best], options.seconds / 3)
+        counted = engine.endpoint(name).snapshot().activity.counts
         rate, p50, p99 = serve(lambda: engine.infer(name, request), clients, options.seconds)
-        after = bare(executables[best], inputs[best], options.seconds / 3)
+        after = bare(executables[best], weights, inputs[best], options.seconds / 3)
         floor = best.rows / ((before + after) / 2)
-        now = engine.stats(name).counts
+        now = engine.endpoint(name).snapshot().activity.counts
         real, padded = now.rows - counted.rows, now.padded_rows - counted.padded_rows
         print(
             f"| {clients} | {rate:.0f} | {rate / floor:.2f} | {p50 * 1e3:.2f} | {p99 * 1e3:.2f} "
@@ -157,9 +176,9 @@ def report_lane(
         )
 
     alone = Bucket(config.rows[0], length)
-    before = bare(executables[alone], inputs[alone], options.seconds / 3)
+    before = bare(executables[alone], weights, inputs[alone], options.seconds / 3)
     _, p50, _ = serve(lambda: engine.infer(name, request), 1, options.seconds)
-    after = bare(executables[alone], inputs[alone], options.seconds / 3)
+    after = bare(executables[alone], weights, inputs[alone], options.seconds / 3)
     floor = (before + after) / 2
     print(
         f"\nOne client: median {p50 * 1e3:.3f} ms, bare {floor * 1e3:.3f} ms, "
@@ -167,9 +186,9 @@ def report_lane(
     )
 
 
-def report_memory(engine: Engine, name: str) -> None:
-    """What the engine says, and what the device says where it can."""
-    memory = engine.stats(name).memory
+def report_memory(engine: InProcessClient, name: str) -> None:
+    """Print the memory that the engine reports for a model."""
+    memory = engine.endpoint(name).snapshot().memory
     if memory is None:
         return
     print(
@@ -193,31 +212,33 @@ def main() -> None:
 
     configs: tuple[ModelConfig, ...] = settings.load(options.config).models
     watched = Watched()
-    engine = Engine([c for c in configs if not names or c.name in names], compiler=watched)
+    engine = InProcessClient([c for c in configs if not names or c.name in names], compiler=watched)
     engine.start()
-    engine.wait_settled()
+    engine.wait_startup_finished()
     device = jax.devices()[0]
     print(
         f"Device: {device.device_kind} ({device.platform}), {psutil.cpu_count()} cores, "
         f"jax {jax.__version__}"
     )
+    serving = [model.name for model in engine.snapshot().models if model.serving]
+    made = dict(zip(serving, watched.made, strict=True))
     for name in engine.names:
-        stats = engine.stats(name)
+        stats = engine.endpoint(name).snapshot()
         if not stats.serving:
             print(f"\n## {name}: {stats.reason}")
             continue
-        executables = watched.executables[id(engine.model(name))]
-        for length in engine.config(name).grid.lanes:
+        compiled = made[name]
+        for length in engine.endpoint(name).config.grid.bucket_lengths:
             if not lengths or length is None or length in lengths:
                 print(f"\n## {name}" + (f", length {length}" if length else "") + "\n")
-                report_lane(engine, name, executables, length, options)
+                report_length(engine, name, compiled, length, options)
         report_memory(engine, name)
     stats_of_device = device.memory_stats() or {}
     if "peak_bytes_in_use" in stats_of_device:
         print(f"\nDevice memory at its peak: {stats_of_device['peak_bytes_in_use'] / 1e6:.1f} MB.")
     print(
         f"Process: {psutil.Process().memory_info().rss / 1e6:.0f} MB resident, "
-        f"{engine.compiles_after_ready} compilations after ready."
+        f"{engine.snapshot().compiles_after_ready} compilations after ready."
     )
     engine.close()
 

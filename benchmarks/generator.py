@@ -1,10 +1,10 @@
-"""How many requests one process can drive: `brim bench` and the clients it might have been made of.
+"""Measures the requests/s that one process can send: `brim bench`, aiohttp and httpx.
 
     python -m benchmarks.generator [--seconds 5] [--clients 64]
 
-Each in turn drives the same server, closed loop, keep-alive, one small JSON body. The server is
-twenty lines under uvloop, in a process of its own, which answers without parsing. What a request
-costs the client is what counts: a client whose core is full measures itself and not the server.
+Each in turn loads the same server: closed loop, keep-alive, one small JSON body. The server is
+twenty lines under uvloop in a process of its own, and answers without parsing. The result is the
+client's CPU time per request: a client that uses a whole core measures itself and not the server.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import aiohttp
 import httpx
 import numpy as np
 import uvloop
+from typing_extensions import override
 
-from app.bench import process, shots
-from app.bench.plan import Plan, Settings, Target
-from engine.spec import TensorSpec
+from app.cli.bench import process, requests
+from app.cli.bench.plan import Plan, Settings, Target
+from engine.models.tensors import TensorSpec
 
 BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"data":[1.0,2.0,3.0,4.0]}]}'
 ANSWER = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1,2],"data":[1.0,2.0]}]}'
@@ -40,12 +41,14 @@ Client = Callable[[str, int], AbstractAsyncContextManager[Ask]]
 
 
 class Echo(asyncio.Protocol):
-    """Answers whatever ends in the body that all of them send."""
+    """Sends a response whenever the received bytes end with the body that all clients send."""
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
         self._tail = b""
 
+    @override
     def data_received(self, data: bytes) -> None:
         self._tail += data
         if self._tail.endswith(BODY):
@@ -65,7 +68,7 @@ def _listen(port: multiprocessing.Queue[int]) -> None:
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
-    """A server in a process of its own; its URL."""
+    """Run the server in a process of its own; yields its URL."""
     spawn = multiprocessing.get_context("spawn")
     port = spawn.Queue()
     process = spawn.Process(target=_listen, args=(port,), daemon=True)
@@ -79,7 +82,7 @@ def echo() -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def with_aiohttp(url: str, clients: int) -> AsyncIterator[Ask]:
-    """One session, as its documentation has it."""
+    """One session, as in its documentation."""
     connector = aiohttp.TCPConnector(limit=clients)
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -93,7 +96,7 @@ async def with_aiohttp(url: str, clients: int) -> AsyncIterator[Ask]:
 
 @contextlib.asynccontextmanager
 async def with_httpx(url: str, clients: int) -> AsyncIterator[Ask]:
-    """One client, as its documentation has it."""
+    """One client, as in its documentation."""
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     async with httpx.AsyncClient(limits=limits) as client:
 
@@ -104,7 +107,7 @@ async def with_httpx(url: str, clients: int) -> AsyncIterator[Ask]:
 
 
 async def drive(client: Client, url: str, clients: int, seconds: float) -> tuple[float, float]:
-    """Answers per second, and the share of a core that the client took."""
+    """Answers per second, and the share of a core that the client used."""
     async with client(url, clients) as ask:
         answered = 0
         end = float("inf")
@@ -125,15 +128,15 @@ async def drive(client: Client, url: str, clients: int, seconds: float) -> tuple
 
 
 def plan(url: str, seconds: float, clients: int | None = None, rate: float | None = None) -> Plan:
-    """The same for `brim bench`, in either loop."""
+    """The plan of `brim bench`, in either loop."""
     settings = Settings(url, clients=clients, rate=rate, duration_s=seconds, warmup_s=seconds / 5)
     spec = TensorSpec("x", "FP32", (4,))
     values = np.array([[1.0, 2.0, 3.0, 4.0]], np.float32)
-    return Plan(settings, (shots.make(settings, Target("x"), (spec,), {"x": values}),))
+    return Plan(settings, (requests.encode(settings, Target("x"), (spec,), {"x": values}),))
 
 
 def main() -> None:
-    """Measure all of them."""
+    """Measure every client."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--clients", type=int, default=64)

@@ -1,4 +1,4 @@
-"""A small dense network with random weights: what it costs is measured, not what it says."""
+"""A small dense network with random weights, for measurements only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from engine.model import Model
-from engine.spec import TensorSpec
+from brim import Model, TensorSpec
 
 SIZES: Final = (784, 512, 512, 10)
 
 
 def create() -> Model:
-    """What a config names as `factory`: 784 floats -> 10."""
+    """The factory for a config: 784 floats -> 10."""
     rng = np.random.default_rng(0)
     params = [
         {

@@ -2,10 +2,10 @@
 
     python -m benchmarks.policies [--measure]        # writes benchmarks/policies.md
 
-On three cost tables, two of them measured on this machine (`--measure` does it anew, into
-benchmarks/costs/), under three kinds of arrivals and four loads. In every cell all policies see the
-same trace and the same buckets; it is repeated with other seeds, and what is compared is the ratio
-on one seed, of which the median is shown.
+On three cost tables, two of them measured on this machine (`--measure` measures them again, into
+benchmarks/costs/), under three kinds of arrivals and four loads. In every cell all policies get the
+same trace and the same buckets. It is repeated with other seeds; the median of the ratios, each of
+two policies on one seed, is shown.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Final
 from rich.console import Console
 
 from app import settings
-from app.planning import tables
-from app.planning.measure import measure
+from app.cli.planning import cost_tables
+from app.cli.planning.cost_tables import measure
 from benchmarks.policy_cells import (
     BURSTS,
     CASES,
@@ -42,10 +42,10 @@ from benchmarks.policy_cells import (
     million,
     run,
 )
-from engine.buckets import Bucket
-from engine.config import ModelConfig, Source
-from engine.costs import Cost, CostTable
-from engine.scenario import BRIM, POLICIES
+from engine.models.config import ModelConfig, Source
+from engine.scheduling.buckets import Bucket
+from engine.scheduling.costs.cost_table import Cost, CostTable
+from engine.simulation.scenario import BRIM, POLICIES
 
 NEAR: Final = 1.02
 BETTER: Final = 1.2
@@ -55,8 +55,8 @@ MOST: Final = 99
 """A larger ratio is not a number worth printing."""
 
 MEASURED: Final = 16
-"""Times that a model is brought up. What disturbs a measurement makes it longer, so the shortest of
-a bucket's medians counts."""
+"""Times that a model is brought up. Disturbances make a measurement longer, so the shortest of a
+bucket's medians is taken."""
 
 # --- measuring ------------------------------------------------------------------------------------
 
@@ -67,14 +67,16 @@ def measured() -> dict[str, ModelConfig]:
     encoder = next(config for config in demo if config.name == "minilm")
     return {
         "mlp-cpu": ModelConfig(
-            "mlp", Source(factory="benchmarks.mlp:create"), rows=(1, 2, 4, 8, 16, 32, 64)
+            name="mlp",
+            source=Source(factory="benchmarks.mlp:create"),
+            rows=(1, 2, 4, 8, 16, 32, 64),
         ),
         "encoder-cpu": replace(encoder, rows=(1, 2, 4, 8, 16, 32), lengths=(32,)),
     }
 
 
 def measure_all() -> None:
-    """Bring both models up several times, in turn, and keep each bucket's shortest median."""
+    """Bring both models up several times, alternating, and keep each bucket's shortest median."""
     configs = measured()
     found: dict[str, list[Sequence[Cost]]] = {key: [] for key in configs}
     for _ in range(MEASURED):
@@ -86,14 +88,15 @@ def measure_all() -> None:
             Bucket(same[0].rows, same[0].length): min(cost.seconds for cost in same)
             for same in lines
         }
-        tables.write(HERE / "costs" / f"{key}.json", configs[key].name, CostTable(seconds).lines())
+        table = CostTable(seconds).lines()
+        cost_tables.write(HERE / "costs" / f"{key}.json", configs[key].name, table)
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 HEAD: Final = f"""# Brim's policy against others, simulated
 
-    python -m benchmarks.policies            # --measure measures the two CPU tables anew
+    python -m benchmarks.policies            # --measure measures the two CPU tables again
 
 All policies see the same buckets, the same costs (varied evenly by {NOISE:.0%} to both sides), the
 same trace of {REQUESTS:,} requests of one row, and the same deadlines; the first {WARMUP:.0%} is
@@ -103,21 +106,22 @@ ratios hardly.
 
 - **window**: a batch is launched when it is full, or its oldest row has waited for 2 ms, a usual
   setting. **idle**: as soon as the device is free, the largest bucket that can be filled. **pad**:
-  the same, all that waits, padded up. **greedy**: TensorFlow Serving's rule for padding. **aimd**:
-  Clipper's. **linear**: BentoML's. `engine/rules.py` says what each does. They drop who is past the
-  deadline before it costs anything; only Brim refuses at the door.
+  the same with all queued rows, padded up. **greedy**: TensorFlow Serving's rule for padding.
+  **aimd**: Clipper's. **linear**: BentoML's. `engine/simulation/rules.py` describes each. They drop
+  requests past their deadlines before they cost anything; only Brim refuses requests on arrival.
 - **load** is the rate by the capacity: the rows/s of the best bucket, always full. In a closed
   loop, the number of clients by {CLIENTS} times the rows of the best bucket; the turnaround is
   {TURNAROUND_S * 1e3:g} ms. Bursts take a fifth of the time, and on average {BURSTS:.0%} of the
   deadline each.
-- **bound**: for the p99, a device that takes every row at the best bucket's rate and never waits
-  for a batch, which no first-come-first-served policy beats that answers everybody; beyond the
-  deadline it says nothing. For goodput, the offered rate or the capacity, and in a closed loop also
-  what clients ask for who are all served alone and at once.
+- **bound**: for the p99, a device that executes every row at the best bucket's rate and never waits
+  for a batch, which no first-come-first-served policy improves on that answers every request;
+  beyond the deadline it means nothing. For goodput, the offered rate or the capacity, and in a
+  closed loop also the rate of clients whose requests are all served alone and at once.
 
-In an open trace below capacity what counts is the p99 of the answered, and goodput (answers before
-their deadline, a second) must not be lost for it; in closed loops and above capacity it is goodput.
-It is in bold. Where nobody else answers in time, ours is more than {MOST} times as good.
+In an open trace below capacity the p99 of answered requests is compared, and goodput (answers
+before their deadline, per second) must not be lost for it; in closed loops and above capacity
+goodput is. It is in bold. Where no other policy answers in time, Brim's is more than {MOST} times
+as good.
 """
 
 
@@ -145,14 +149,14 @@ def costs(case: Case) -> str:
 
 
 def verdict(cell: Cell, runs: Sequence[Run], other: str | None = None) -> float:
-    """How many times as good as the best of the others, or as one; 1 is as good."""
+    """How many times as good as the best other policy, or as a given one; 1 is equal."""
     if cell.by_p99:
         return 1 / statistics.median(r.p99(other or r.best(by_p99=True)) for r in runs)
     return statistics.median(r.goodput(other or r.best(by_p99=False)) for r in runs)
 
 
 def summary(runs: Mapping[Cell, Sequence[Run]]) -> str:
-    """How many cells are won, and which are not."""
+    """How many cells are won, and the list of those that are not."""
     against_best = {cell: verdict(cell, each) for cell, each in runs.items()}
     against_window = {cell: verdict(cell, each, "window") for cell, each in runs.items()}
     lost = [cell for cell, each in runs.items() if loses(cell, each)]
@@ -164,7 +168,7 @@ def summary(runs: Mapping[Cell, Sequence[Run]]) -> str:
         f"- In **{better} of {len(runs)}** it is at least 20 % better than the fixed window.",
         f"- Against the best of the others: {spread(against_best.values())};",
         f"  against the window: {spread(against_window.values())}.",
-        "\nWhere it loses more than 2 % in what counts:\n",
+        "\nWhere it loses more than 2 % of what is compared:\n",
     ]
     lines += [losing(cell, runs[cell]) for cell in lost] or ["- nowhere."]
     other = {
@@ -173,9 +177,9 @@ def summary(runs: Mapping[Cell, Sequence[Run]]) -> str:
         if not cell.by_p99 and statistics.median(r.p99(r.best(by_p99=True)) for r in each) > NEAR
     }
     lines.append(
-        "\nIn closed loops and above capacity the p99 does not count, because a policy that\n"
-        "answers fewer can answer those sooner. There it is more than 2 % above the lowest p99 of\n"
-        f"the others in {len(other)} cells:\n"
+        "\nIn closed loops and above capacity the p99 is not compared, because a policy that\n"
+        "answers fewer requests can answer those sooner. There it is more than 2 % above the\n"
+        f"lowest p99 of the others in {len(other)} cells:\n"
     )
     lines += [trade(cell, each) for cell, each in other.items()]
     return "\n".join(lines) + "\n"
@@ -194,7 +198,7 @@ def times(ratio: float) -> str:
 
 
 def loses(cell: Cell, runs: Sequence[Run]) -> bool:
-    """Is the best of the others more than 2 % better in what counts, or answers more in time?"""
+    """Is the best other policy more than 2 % better in what is compared, or in goodput?"""
     goodput = statistics.median(r.goodput(r.best(by_p99=False)) for r in runs)
     return min(verdict(cell, runs), goodput) < 1 / NEAR
 
@@ -213,7 +217,7 @@ def losing(cell: Cell, runs: Sequence[Run]) -> str:
 
 
 def trade(cell: Cell, runs: Sequence[Run]) -> str:
-    """A lower p99 of somebody, and what that one answers."""
+    """A policy with a lower p99, and its goodput."""
     one = sorted(runs, key=lambda r: r.p99(r.best(by_p99=True)))[len(runs) // 2]
     name = one.best(by_p99=True)
     return (
@@ -224,7 +228,7 @@ def trade(cell: Cell, runs: Sequence[Run]) -> str:
 
 
 def ratios(runs: Mapping[Cell, Sequence[Run]]) -> str:
-    """One case: ours, the best of the others, the window, and the bound."""
+    """One case: Brim, the best other policy, the window, and the bound."""
     lines = [
         "| arrivals | load | p99 ms | by best | by window | good/s | by best | by window | bound |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
@@ -240,8 +244,8 @@ def ratios(runs: Mapping[Cell, Sequence[Run]]) -> str:
                 [r.goodput("window") for r in each],
             )
         ]
-        counts = 0 if cell.by_p99 else 2
-        figures[counts] = f"**{figures[counts]}**"
+        compared = 0 if cell.by_p99 else 2
+        figures[compared] = f"**{figures[compared]}**"
         lines.append(
             f"| {cell.kind} | {cell.load} | {ours.p99:.3g} "
             f"| {figures[0]} {name(each, by_p99=True)} | {figures[1]} | {ours.goodput:,.0f} "
@@ -251,7 +255,7 @@ def ratios(runs: Mapping[Cell, Sequence[Run]]) -> str:
 
 
 def bound(cell: Cell, runs: Sequence[Run]) -> str:
-    """Milliseconds or answers/s, if it says anything."""
+    """Milliseconds or answers/s, if it means anything."""
     value = statistics.median(r.bound for r in runs)
     if not cell.by_p99:
         return f"{value:,.0f}/s"
@@ -259,7 +263,7 @@ def bound(cell: Cell, runs: Sequence[Run]) -> str:
 
 
 def name(runs: Sequence[Run], *, by_p99: bool) -> str:
-    """Who is the best of the others on most seeds."""
+    """The best other policy on most seeds."""
     return statistics.mode(r.best(by_p99=by_p99) for r in runs)
 
 
@@ -289,7 +293,7 @@ def everything(runs: Mapping[Cell, Sequence[Run]]) -> str:
 def main() -> None:
     """Measure if asked, simulate every cell, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--measure", action="store_true", help="measure the CPU tables anew")
+    parser.add_argument("--measure", action="store_true", help="measure the CPU tables again")
     options = parser.parse_args()
     if options.measure:
         measure_all()

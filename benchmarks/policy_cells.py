@@ -1,4 +1,4 @@
-"""What `policies.py` compares: cases, arrivals and loads, and every policy on one trace."""
+"""The cells that `policies.py` compares (cases, arrivals, loads), and how one is run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from app.planning import tables
-from engine.buckets import Bucket
-from engine.costs import CostTable
-from engine.scenario import BRIM, POLICIES, Scenario, capacity, closed_loop_bound, row_seconds
-from engine.simulate import lower_bound
-from engine.traces import Arrival, Clients, bursty, poisson
+from app.cli.planning import cost_tables
+from engine.scheduling.buckets import Bucket
+from engine.scheduling.costs.cost_table import CostTable
+from engine.simulation.scenario import (
+    BRIM,
+    POLICIES,
+    Scenario,
+    capacity,
+    closed_loop_bound,
+    row_seconds,
+)
+from engine.simulation.traces import Arrival, Clients, bursty, poisson
 
 HERE: Final = Path(__file__).parent
 
@@ -46,7 +52,7 @@ class Case:
         """What every bucket costs."""
         if self.key is None:
             return {Bucket(rows): (5 + 0.05 * rows) / 1e3 for rows in (1, 2, 4, 8, 16, 32, 64)}
-        return tables.read(HERE / "costs" / f"{self.key}.json")
+        return cost_tables.read(HERE / "costs" / f"{self.key}.json")
 
 
 CASES: Final = (
@@ -66,18 +72,18 @@ class Cell:
 
     @property
     def closed(self) -> bool:
-        """Do clients wait for their answers?"""
+        """Do clients send again only after their answers?"""
         return self.kind == "closed loop"
 
     @property
     def by_p99(self) -> bool:
-        """What counts: the p99 where everybody can be served, goodput elsewhere."""
+        """Is the p99 compared? Where all requests can be served; goodput is elsewhere."""
         return not self.closed and self.load < 1
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One policy in one run: milliseconds of those answered, answers in time a second."""
+    """One policy in one run: latencies in ms of answered requests, answers in time per second."""
 
     p50: float
     p99: float
@@ -86,23 +92,23 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One cell with one seed: every policy, and the bound that none of them passes."""
+    """One cell with one seed: every policy, and the bound that none of them exceeds."""
 
     seen: Mapping[str, Seen]
     bound: float
 
     def best(self, *, by_p99: bool) -> str:
-        """The best of the others."""
+        """The best of the other policies."""
         if by_p99:
             return min(OTHERS, key=lambda policy: self.seen[policy].p99)
         return max(OTHERS, key=lambda policy: self.seen[policy].goodput)
 
     def p99(self, other: str) -> float:
-        """Ours by theirs; below 1 is better."""
+        """Brim's by the other's; below 1 is better."""
         return self.seen[BRIM].p99 / self.seen[other].p99
 
     def goodput(self, other: str) -> float:
-        """Ours by theirs; above 1 is better."""
+        """Brim's by the other's; above 1 is better."""
         return self.seen[BRIM].goodput / max(self.seen[other].goodput, 1e-9)
 
 
@@ -127,8 +133,8 @@ def run(cell: Cell, seed: int) -> Run:
             bounds = lower_bound(iter(trace), row_seconds(seconds, length), min(seconds.values()))
             bound = sorted(bounds)[int(0.99 * len(bounds))] * 1e3
     for policy in POLICIES:
-        mine = replace(scenario, policy=policy, warmup_s=WARMUP * lasts)
-        result = mine.run_closed(clients, lasts) if cell.closed else mine.run(trace)
+        server = replace(scenario, policy=policy, warmup_s=WARMUP * lasts)
+        result = server.run_closed(clients, lasts) if cell.closed else server.run(trace)
         p50, p99 = result.percentiles(0.5, 0.99)
         seen[policy] = Seen(p50 * 1e3, p99 * 1e3, result.goodput)
     return Run(seen, bound)
@@ -141,6 +147,19 @@ def arrivals(cell: Cell, rate: float, length: int | None, seed: int) -> Iterator
     else:
         made = bursty(rate, REQUESTS, seed=seed, burst_s=BURSTS * cell.case.deadline_s)
     return (arrival._replace(length=length) for arrival in made)
+
+
+def lower_bound(trace: Iterator[Arrival], row_s: float, least_s: float) -> list[float]:
+    """Latencies that no first-come-first-served policy improves on: a device that executes every
+    row at the best bucket's rate, `row_s` a row, without waiting for a batch, where no answer takes
+    less than the cheapest execution, `least_s`.
+    """
+    latencies = []
+    free_at = 0.0
+    for arrival in trace:
+        free_at = max(arrival.at, free_at) + arrival.rows * row_s
+        latencies.append(max(free_at - arrival.at, least_s))
+    return latencies
 
 
 def million() -> float:

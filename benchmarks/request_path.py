@@ -1,13 +1,13 @@
-"""What a request costs in CPU from socket to socket, without network and load generator.
+"""Measures the CPU time of a request from socket to socket, without network and load generator.
 
     python -m benchmarks.request_path [--clients 1,64] [--requests 4000] [--rounds 5] [--profile 40]
 
-One process: the worker's own loop and connections over socket pairs, closed loop, driven
-by the same thread between two turns of the loop. Three applications, one above the other: a bare
-WSGI callable (the worker and gunicorn), the floor (and Flask, and JSON), and Brim with its engine
-and the null model. CPU of all threads in microseconds a request, less the clients' own: the
-median of the rounds and the least. Of all ways to measure it, it changes least with whoever else
-uses the machine.
+In one process: the worker's own loop and connections over socket pairs. The clients of the closed
+loop run on the same thread, between two ticks of the loop. Three applications: a bare WSGI callable
+(the worker and gunicorn), the floor (these, Flask and JSON), and Brim with its engine and the null
+model. The result is the CPU of all threads in microseconds per request, without that of the
+clients: the median and the minimum of the rounds. It depends less on other load of the machine than
+any latency.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any, Final
 
 from gunicorn.config import Config
 
-from app import hosting, settings
+from app import settings
+from app.hosting.process import build
 from app.worker.worker import BrimWorker
 from benchmarks.null.floor import app as floor
 
@@ -44,24 +45,25 @@ REQUEST: Final = (
     b"Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 )
-"""What `brim bench` sends."""
+"""As `brim bench` sends it."""
 
 
 class Bare:
-    """Answers without looking."""
+    """A WSGI app that answers 200 to every request."""
 
-    def quick(self, _environ: Any) -> bool:
-        """What Brim's worker asks."""
+    def inline(self, _environ: Any) -> bool:
+        """Called by Brim's worker: whether the request may run on the event loop's thread."""
         return True
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """Read the body and answer."""
         environ["wsgi.input"].read()
         start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2")])
         return [b"ok"]
 
 
 class Silent:
-    """A log that nobody reads."""
+    """A gunicorn log that writes nothing."""
 
     access_log_enabled = False
 
@@ -70,9 +72,9 @@ class Silent:
 
 
 def brim() -> Any:
-    """The app, its one model ready."""
+    """Brim's app with the null model, ready."""
     sys.path.insert(0, str(HERE / "null"))
-    app = hosting.build(settings.load(HERE / "null" / "null.toml"))
+    app = build(settings.load(HERE / "null" / "null.toml"))
     engine = app.extensions["brim"].engine
     while not engine.ready:
         time.sleep(0.05)
@@ -80,12 +82,13 @@ def brim() -> Any:
 
 
 class Bench:
-    """A worker that serves socket pairs."""
+    """A worker that serves clients over socket pairs."""
 
     def __init__(self, app: Any, clients: int) -> None:
         self.worker = BrimWorker(0, 0, [], None, 30, Config(), Silent())
         self.worker.open()
-        self.worker.host(app)
+        self.worker.wsgi = app
+        self.worker.read_options(app)
         self._poll = select.epoll()
         self._clients: dict[int, socket.socket] = {}
         for number in range(clients):
@@ -96,7 +99,7 @@ class Bench:
             self._clients[client.fileno()] = client
 
     def run(self, requests: int) -> float:
-        """CPU seconds a request."""
+        """CPU seconds per request."""
         begin, mine = time.process_time(), 0.0
         for client in self._clients.values():
             client.send(REQUEST)
@@ -118,16 +121,16 @@ class Bench:
 
 
 def main() -> None:
-    """Print one table."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", default="1,64")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--apps", default="bare,floor,brim")
-    parser.add_argument("--profile", type=int, default=0, help="lines of the loop's thread to show")
+    parser.add_argument("--profile", type=int, default=0, help="lines of the profile to print")
     options = parser.parse_args()
     makes: dict[str, Callable[[], Any]] = {"bare": Bare, "floor": lambda: floor, "brim": brim}
-    print("| app | clients | CPU us a request | least |")
+    print("| app | clients | CPU us per request | minimum |")
     print("|---|--:|--:|--:|")
     for name in options.apps.split(","):
         app = makes[name]()
@@ -141,7 +144,7 @@ def main() -> None:
 
 
 def show(bench: Bench, requests: int, lines: int) -> None:
-    """Where the loop's thread spends its time."""
+    """Print where the loop's thread spends its time."""
     profile = cProfile.Profile()
     profile.runcall(bench.run, requests)
     pstats.Stats(profile).sort_stats("cumulative").print_stats(lines)

@@ -1,15 +1,14 @@
-"""Brim over HTTP against the bare executable, an echo route, and itself under gthread, in one run.
+"""Measures Brim over HTTP against bare executables, an echo route, and gthread, in one run.
 
     python -m benchmarks.serving [--models null,mlp,minilm] [--clients 1,8,32,64,256]
                                  [--encodings json,binary] [--seconds 3] [--rounds 3]
 
-For every model four things stand beside each other: its bare executables, in a loop here; the
-floor, which is Brim's worker and Flask with a route that parses the same request, computes with
-numpy, and has no engine; Brim under its own worker; and Brim under gunicorn's gthread. Closed-loop
-clients first, every server in turn, several rounds, medians; then open loop, at half and at four
-fifths of the most that up to 64 clients got. One row a request, connections kept alive. CPU is that
-of the server's process for each request that it answered. Server, load generator and floor share
-the machine.
+For every model it compares four things: its bare executables, in a loop in this process; the floor,
+which is Brim's worker and Flask with a route that parses the same request, computes with numpy, and
+has no engine; Brim under its own worker; and Brim under gunicorn's gthread. Closed loop first:
+every server in turn, several rounds, medians. Then open loop, at half and at four fifths of the
+highest throughput with up to 64 clients. One row per request, keep-alive connections. CPU is that
+of the server's processes per answered request. Server, load generator and floor share the machine.
 """
 
 from __future__ import annotations
@@ -27,15 +26,14 @@ import numpy as np
 import psutil
 
 from app import settings
-from app.bench.plan import Settings
-from benchmarks.engine import WatchedCompiler, bare, one_row, staged
+from app.cli.bench.plan import Settings
+from benchmarks.engine import Bare, WatchedCompiler, bare, one_row, staged
 from benchmarks.servers import Server, floor, run, served
-from engine.buckets import Bucket
-from engine.config import ModelConfig
-from engine.executable import Executable
-from engine.model import Model
-from engine.models import load
-from engine.spec import Arrays
+from engine.models.config import ModelConfig
+from engine.models.model import Model
+from engine.models.registry import load
+from engine.models.tensors import Arrays
+from engine.scheduling.buckets import Bucket
 
 HERE: Final = Path(__file__).parent
 CONFIGS: Final[Mapping[str, Path]] = {
@@ -61,45 +59,49 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model, its bare executables, and the one request that everybody sends."""
+    """A model, its bare executables, and the request that every client sends."""
 
     config: ModelConfig
     model: Model
-    made: Mapping[Bucket, Executable]
+    compiled: Bare
     request: Arrays
 
     def bare_s(self) -> dict[Bucket, float]:
-        """Seconds of one execution of each."""
-        inputs = {bucket: staged(self.model, bucket) for bucket in self.made}
-        return {bucket: bare(self.made[bucket], inputs[bucket], BARE_S) for bucket in self.made}
+        """Seconds of one execution of each bucket."""
+        weights = self.compiled.weights
+        return {
+            bucket: bare(executable, weights, staged(self.model, bucket), BARE_S)
+            for bucket, executable in self.compiled.executables.items()
+        }
 
 
 def subject(name: str, length: int | None) -> Subject:
-    """Compile what the server compiles, of one length."""
+    """Compile the buckets of one length, as the server does."""
     (config,) = (each for each in settings.load(CONFIGS[name]).models if each.name == name)
     model = load(config)
-    lane = length if length in config.grid.lanes else config.grid.lanes[0]
-    made: dict[Bucket, Executable] = {}
-    compiler = WatchedCompiler(model, made)
+    bucket_length = (
+        length if length in config.grid.bucket_lengths else config.grid.bucket_lengths[0]
+    )
+    compiler = WatchedCompiler(model)
     for rows in config.rows:
-        compiler.compile(Bucket(rows, lane))
-    return Subject(config, model, made, one_row(model, lane))
+        compiler.compile(Bucket(rows, bucket_length))
+    return Subject(config, model, compiler.bare, one_row(model, bucket_length))
 
 
 def measure(server: Server, subject: Subject, how: Settings) -> Seen:
-    """One load of one server."""
+    """Run one load on one server."""
     before = server.cpu_s()
     load = run(subject.model, subject.config.name, subject.request, how)
     spent = server.cpu_s() - before
     answers = load.ok_per_s * how.duration_s
     failed = sum(count for status, count in load.statuses.items() if status != 200)
-    # the warm-up is work of the same kind, and not among the answers
+    # the CPU includes the warm-up, the answers do not
     whole = answers * (how.duration_s + how.warmup_s) / how.duration_s
     return Seen(load.ok_per_s, load.ok.p50_ms, load.ok.p99_ms, spent / max(whole, 1) * 1e3, failed)
 
 
 def middle(seen: Sequence[Seen]) -> Seen:
-    """The median of each number; failures are added up."""
+    """The median of each number; the sum of the failures."""
 
     def of(number: Callable[[Seen], float]) -> float:
         return statistics.median(number(one) for one in seen)
@@ -121,13 +123,13 @@ def closed(
     seconds: float,
     rounds: int,
 ) -> dict[tuple[int, str], Seen]:
-    """Every server in turn, for every number of clients."""
+    """Measure every server in turn, for every number of clients."""
     seen: dict[tuple[int, str], list[Seen]] = {}
     for clients in counts:
         for _ in range(rounds):
             for kind, server in servers.items():
-                if kind == "floor" and subject.model.inputs[0].datatype == "BYTES":
-                    continue  # it computes with numbers
+                if kind == "floor" and subject.model.signature.inputs[0].datatype == "BYTES":
+                    continue  # the floor takes numbers only
                 how = Settings(
                     server.url,
                     clients=clients,
@@ -140,7 +142,7 @@ def closed(
 
 
 def show_closed(seen: Mapping[tuple[int, str], Seen], floors: Mapping[Bucket, float]) -> None:
-    """Rates, latencies, CPU, and what they are of the floors."""
+    """Print rates, latencies, CPU, and their ratios to the floors."""
     best = max(bucket.rows / seconds for bucket, seconds in floors.items())
     alone = floors[min(floors, key=lambda bucket: bucket.rows)] * 1e3
     print(
@@ -161,14 +163,15 @@ def show_closed(seen: Mapping[tuple[int, str], Seen], floors: Mapping[Bucket, fl
         ours, echo_ms = seen[1, OURS].p50_ms, seen[1, "floor"].p50_ms
         print(
             f"\nOne client: median {ours:.2f} ms; the floor {echo_ms:.2f} ms and the executable "
-            f"{alone:.2f} ms are {echo_ms + alone:.2f} ms: {ours / (echo_ms + alone):.2f} times."
+            f"{alone:.2f} ms add up to {echo_ms + alone:.2f} ms: "
+            f"{ours / (echo_ms + alone):.2f} times."
         )
 
 
 def open_loop(
     server: Server, subject: Subject, encoding: str, saturation: float, seconds: float, rounds: int
 ) -> None:
-    """Poisson arrivals at parts of what 64 clients got."""
+    """Measure Poisson arrivals at parts of the highest closed-loop throughput."""
     print("\n| open loop | offered/s | answered/s | p50 ms | p99 ms | p99 / p50 | failed |")
     print("|--:|" + "--:|" * 6)
     for share in SHARES:
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--models", default="null,mlp,minilm")
     parser.add_argument("--clients", default="1,8,32,64,256")
     parser.add_argument("--encodings", default="json,binary")
-    parser.add_argument("--length", type=int, help="of the encoder's bucket; the shortest if none")
+    parser.add_argument("--length", type=int, help="of the encoder's bucket; default: the shortest")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -207,8 +210,8 @@ def main() -> None:
             }
             one = subject(name, options.length)
             encodings = options.encodings.split(",")
-            if one.model.inputs[0].datatype == "BYTES":
-                encodings = ["json"]  # texts are as long in either
+            if one.model.signature.inputs[0].datatype == "BYTES":
+                encodings = ["json"]  # texts have the same length in both
             for encoding in encodings:
                 before = one.bare_s()
                 seen = closed(servers, one, encoding, counts, options.seconds, options.rounds)

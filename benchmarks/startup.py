@@ -1,9 +1,9 @@
-"""What probes see while the buckets compile, and how long it takes until the server is ready.
+"""Measures health probes during start-up, and the time until the server is ready.
 
     python -m benchmarks.startup [CONFIG]
 
-Starts a real `brim serve` and asks `/healthz` every 20 ms, and `/readyz` every 200 ms, until all
-models have settled. A probe's floor is the same question to the same server afterwards, idle.
+Starts a real `brim serve` and requests `/healthz` every 20 ms and `/readyz` every 200 ms until each
+model is ready or failed. The floor is the same request to the same server afterwards, idle.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from benchmarks.servers import free_port
 
-PATIENCE_S = 300
+TIMEOUT_S = 300
 
 
 def ask(port: int, path: str) -> tuple[int, bytes, float]:
-    """Status, body and seconds of one GET on a fresh connection, as a probe makes it."""
+    """Status, body and seconds of one GET on a new connection, as a probe sends it."""
     started = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
@@ -40,14 +40,14 @@ def percentiles(samples: list[float]) -> str:
     return " | ".join(f"{seconds * 1e3:.1f}" for seconds in chosen)
 
 
-def settled(body: bytes) -> bool:
-    """Is every model up, or failed?"""
+def startup_finished(body: bytes) -> bool:
+    """Whether every model is ready or failed."""
     states = [model["state"] for model in json.loads(body)["models"].values()]
     return all(state in ("ready", "failed") for state in states)
 
 
 def main() -> None:
-    """Measure one start."""
+    """Measure one start-up."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, nargs="?", default=Path("configs/demo.toml"))
     options = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
     refused: list[float] = []
     first_answer = 0.0
     try:
-        while time.perf_counter() - started < PATIENCE_S:
+        while time.perf_counter() - started < TIMEOUT_S:
             try:
                 status, _, seconds = ask(port, "/healthz")
             except OSError:
@@ -76,7 +76,7 @@ def main() -> None:
             compiling.append(seconds)
             if len(compiling) % 10 == 0:
                 status, body, seconds = ask(port, "/readyz")
-                if settled(body):
+                if startup_finished(body):
                     break
                 refused.append(seconds)
             time.sleep(0.02)
@@ -86,10 +86,10 @@ def main() -> None:
         server.terminate()
         code = server.wait()
     print(
-        f"First answer after {first_answer:.1f} s, every model up after {up:.1f} s; "
-        f"SIGTERM ended it with {code}.\n"
+        f"First answer after {first_answer:.1f} s, every model ready after {up:.1f} s; "
+        f"exit status {code} after SIGTERM.\n"
     )
-    print(f"The slowest answer of /healthz came {worst_at:.1f} s after the start.\n")
+    print(f"The slowest answer of /healthz was {worst_at:.1f} s after the start.\n")
     print("| probe | n | p50 ms | p99 ms | max ms |\n|---|--:|--:|--:|--:|")
     print(f"| /healthz while compiling | {len(compiling)} | {percentiles(compiling)} |")
     print(f"| /readyz while compiling | {len(refused)} | {percentiles(refused)} |")

@@ -1,1 +1,1 @@
-"""Brim's engine: buckets, batching and the device. It knows no web; see README.md."""
+"""The engine: models in, batched answers out. Knows no web."""

@@ -1,27 +1,26 @@
-"""Every way in which Brim can say no, drawn once.
-
-May touch: nothing.
+"""Every error of the engine.
 
 ::
 
     BrimError
     ├── ConfigError          never   the operator's configuration is wrong
     ├── LoadError            never   weights or code could not be made into a model
-    ├── WarmupError          never   a bucket failed its proof
+    ├── WarmupError          never   a bucket failed verification
     ├── InvalidRequest       never   the client's tensors do not fit the model's spec
     ├── UnknownModel         never   no model of that name is configured
+    ├── UnknownVersion       never   the model has no such version
     ├── ModelFailed          never   the model cannot serve until the process is restarted
-    ├── Refused              retry   turned away at the door, before any work
+    ├── Refused              retry   refused before any work
     │   ├── NotReady         retry   still loading, compiling or warming up
     │   ├── QueueFull        retry   `max_queue_rows` is reached
-    │   ├── Shed             retry   the deadline cannot be met behind those who wait
+    │   ├── Shed             retry   the deadline cannot be met behind the queue
     │   └── ShuttingDown     retry   the process is draining; another replica can answer
-    ├── DeadlineExceeded     retry   accepted, but the answer came too late
-    ├── Cancelled            never   the client left before the answer
+    ├── DeadlineExceeded     retry   accepted, but the deadline passed before the answer
+    ├── Cancelled            never   the client disconnected before the answer
     └── ExecutionFailed      retry   the device failed this batch
         └── NonFiniteOutput  never   this request's own rows made NaN or infinity
 
-*retry* or *never* is the class attribute `retry`: may the very same request succeed later?
+*retry* or *never* is the class attribute `retry`: whether the same request may succeed later.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from typing import ClassVar
 
 
 class BrimError(Exception):
-    """Root of the tree. `retry`: may the same request succeed later without a change?"""
+    """Root of the tree. `retry`: whether the same request may succeed later."""
 
     retry: ClassVar[bool] = False
 
@@ -43,7 +42,7 @@ class ConfigError(BrimError):
         super().__init__(key, value, expected, file)
 
     def in_file(self, file: str, prefix: str = "") -> ConfigError:
-        """The same error, said of one place in one file."""
+        """The same error with the file and the table that it is about."""
         key = f"{prefix}.{self.key}" if prefix and self.key else prefix or self.key
         return ConfigError(key, self.value, self.expected, file=file)
 
@@ -62,7 +61,7 @@ class WarmupError(BrimError):
 
 
 class InvalidRequest(BrimError):
-    """A client's mistake. `field` is where it is, the message says what came and what fits."""
+    """A client's mistake in `field`. The message has the value that came and what was expected."""
 
     def __init__(self, field: str, problem: str) -> None:
         self.field, self.problem = field, problem
@@ -76,12 +75,19 @@ class UnknownModel(BrimError):
         super().__init__(f"unknown model {name!r}; this server has {', '.join(known) or 'none'}")
 
 
+class UnknownVersion(BrimError):
+    """A model of that name is configured, but not in that version."""
+
+    def __init__(self, name: str, version: str, known: str) -> None:
+        super().__init__(f"model {name!r} has no version {version!r}; it has {known}")
+
+
 class ModelFailed(BrimError):
-    """The model failed for good: its load, its warm-up, or one of its threads."""
+    """Load, warm-up or a thread of the model failed; it cannot serve until a restart."""
 
 
 class Refused(BrimError):
-    """Turned away before any work was done. `retry_after_s` is when trying again makes sense."""
+    """Refused before any work was done. `retry_after_s`: when another try makes sense."""
 
     retry = True
 
@@ -99,7 +105,7 @@ class QueueFull(Refused):
 
 
 class Shed(Refused):
-    """Its deadline cannot be met, or only by making somebody else late who was promised theirs."""
+    """Its deadline cannot be met, or only by delaying an accepted request beyond its own."""
 
 
 class ShuttingDown(Refused):
@@ -113,7 +119,7 @@ class DeadlineExceeded(BrimError):
 
 
 class Cancelled(BrimError):
-    """The client went away before its answer."""
+    """The client disconnected before its answer."""
 
 
 class ExecutionFailed(BrimError):
@@ -123,6 +129,6 @@ class ExecutionFailed(BrimError):
 
 
 class NonFiniteOutput(ExecutionFailed):
-    """The request's own rows made NaN or infinity; its neighbours in the batch did not suffer."""
+    """The request's own rows made NaN or infinity; other requests of the batch are not affected."""
 
     retry = False

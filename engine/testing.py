@@ -1,7 +1,7 @@
-"""Honest doubles, shipped: a clock that is moved by hand, a device that is led by hand.
+"""Test doubles: a clock that a test moves, and a device that a test controls.
 
-May touch: threading, numpy. Their arithmetic can be checked by hand: the puppet model answers
-`y = 2 * x + 1`, and its padding is NaN, so padding that leaks is seen at once.
+Their arithmetic can be checked by hand: the puppet model answers `y = 2 * x + 1`, and its padding
+is NaN, so padding that leaks into an answer is visible.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from engine.buckets import Bucket
-from engine.config import ModelConfig, Source
+from engine.compilation.interface import Execution, Memory, Weights
 from engine.errors import BrimError
-from engine.model import Model
-from engine.observer import BatchReport, Observer, TicketReport
-from engine.runnable import Memory, Running
-from engine.spec import Array, Arrays, TensorSpec
-from engine.state import ModelState
+from engine.models.config import ModelConfig, Source
+from engine.models.model import Model, ModelState
+from engine.models.tensors import Array, Arrays, TensorSpec
+from engine.runtime.pending import PendingResult
+from engine.scheduling.buckets import Bucket
+from engine.serving.client import InProcessClient
+from engine.telemetry.events import BatchReport, Observer, RequestReport
 
 PUPPET_SPEC_IN = TensorSpec("x", "FP32", (2,), pad=float("nan"))
 PUPPET_SPEC_OUT = TensorSpec("y", "FP32", (2,))
@@ -32,6 +34,7 @@ class FakeClock:
         self.now = now
 
     def __call__(self) -> float:
+        """The time."""
         return self.now
 
     def advance(self, seconds: float) -> None:
@@ -66,12 +69,12 @@ def puppet_config(**changes: Any) -> ModelConfig:
 
 
 class PuppetExecutable:
-    """The executable of one bucket, led by a test.
+    """The executable of one bucket, controlled by a test.
 
-    Every launch says `started`. Free-running until `hold()`; then every execution says `entered`
-    when the completer waits for it, and ends when the test says `proceed.release()`. With `quick`
-    it is over when it has been launched. `fail_launch` and `fail_result` are raised when set.
-    `launched` keeps the staged inputs of every launch.
+    Every launch releases `started`. After `hold()`, every call of an execution's `result` releases
+    `entered` and waits for `proceed`. With `quick` it has finished when `launch`
+    returns. `fail_launch` and `fail_result` are raised when set. `launched` keeps the staged inputs
+    of every launch, `weights` the weights of the last.
     """
 
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
@@ -86,16 +89,18 @@ class PuppetExecutable:
         self.fail_launch: BaseException | None = None
         self.fail_result: BaseException | None = None
         self.launched: list[Arrays] = []
+        self.weights: Weights | None = None
 
     def hold(self) -> None:
-        """From now on, wait for the test."""
+        """From now on, executions wait for the test."""
         self.held = True
 
-    def launch(self, inputs: Arrays) -> Running:
-        """Start: the answer is computed when it is asked for, as a device would."""
+    def launch(self, weights: Weights, inputs: Arrays) -> Execution:
+        """Start; `result` computes the outputs."""
         if self.fail_launch is not None:
             raise self.fail_launch
         self.launched.append(inputs)
+        self.weights = weights
         self.started.release()
         return _PuppetExecution(self, inputs)
 
@@ -116,13 +121,13 @@ class _PuppetExecution:
 
 
 class PuppetCompiler:
-    """Gives out puppets, one per bucket, and remembers them.
+    """Makes puppets, one per bucket, and keeps them.
 
     `gate`, when set, holds every compilation until the test releases it; `fail` is raised instead
     of compiling.
     """
 
-    weights_bytes = 0
+    weights = Weights([], 0)
 
     def __init__(self, function: Callable[[Arrays], dict[str, Array]] = double_plus_one) -> None:
         self.function = function
@@ -131,6 +136,7 @@ class PuppetCompiler:
         self.fail: BaseException | None = None
 
     def __call__(self, _model: Model) -> PuppetCompiler:
+        """The engine calls it to get a compiler: itself."""
         return self
 
     def compile(self, bucket: Bucket) -> PuppetExecutable:
@@ -143,66 +149,75 @@ class PuppetCompiler:
         return self.executables[bucket]
 
     def hold(self) -> None:
-        """Let every executable wait for the test from now on."""
+        """From now on, all executables wait for the test."""
         for executable in self.executables.values():
             executable.hold()
 
 
 class RecordingObserver(Observer):
-    """Keeps what it hears as tuples, and lets a test wait for an event without sleeping."""
+    """Keeps every event as a tuple, and lets a test wait for one without sleeping."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
-        self._heard = threading.Condition()
+        self._changed = threading.Condition()
 
     def _note(self, *event: Any) -> None:
-        with self._heard:
+        with self._changed:
             self.events.append(event)
-            self._heard.notify_all()
+            self._changed.notify_all()
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
         """The events of one name, oldest first, without the name."""
-        with self._heard:
+        with self._changed:
             return [event[1:] for event in self.events if event[0] == name]
 
     def wait_for(self, name: str, count: int = 1, timeout_s: float = 30.0) -> list[tuple[Any, ...]]:
-        """Wait until `count` events of that name were heard. Raises AssertionError otherwise."""
+        """Wait until `count` events of that name are recorded. Raises AssertionError otherwise."""
 
         def enough() -> bool:
             return len([event for event in self.events if event[0] == name]) >= count
 
-        with self._heard:
-            if not self._heard.wait_for(enough, timeout_s):
+        with self._changed:
+            if not self._changed.wait_for(enough, timeout_s):
                 raise AssertionError(f"no {count} x {name!r} within {timeout_s} s: {self.events}")
         return self.named(name)
 
+    @override
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         self._note("state_changed", model, state, reason)
 
-    def settled(self) -> None:
-        self._note("settled")
+    @override
+    def startup_finished(self) -> None:
+        self._note("startup_finished")
 
+    @override
     def compiled(self, model: str, bucket: Bucket, seconds: float) -> None:
         self._note("compiled", model, bucket)
 
-    def proved(self, model: str, bucket: Bucket, seconds: float) -> None:
-        self._note("proved", model, bucket)
+    @override
+    def verified(self, model: str, bucket: Bucket, seconds: float) -> None:
+        self._note("verified", model, bucket)
 
+    @override
     def compiled_after_ready(self) -> None:
         self._note("compiled_after_ready")
 
+    @override
     def queued(self, model: str, rows: int) -> None:
         self._note("queued", model, rows)
 
+    @override
     def refused(self, model: str, rows: int, error: BrimError) -> None:
         self._note("refused", model, rows, error)
 
+    @override
     def batch_done(self, model: str, report: BatchReport) -> None:
         self._note("batch_done", model, report)
 
-    def tickets_done(self, model: str, reports: Sequence[TicketReport]) -> None:
+    @override
+    def requests_done(self, model: str, reports: Sequence[RequestReport]) -> None:
         for report in reports:
-            self._note("ticket_done", model, report)
+            self._note("request_done", model, report)
 
 
 def rows(*values: float) -> dict[str, Array]:
@@ -220,3 +235,16 @@ def texts(*sentences: str | bytes) -> dict[str, Array]:
     encoded = np.empty(len(sentences), np.object_)
     encoded[:] = [s.encode() if isinstance(s, str) else s for s in sentences]
     return {"text": encoded}
+
+
+def submit(
+    client: InProcessClient,
+    name: str,
+    inputs: Arrays,
+    timeout_s: float | None = None,
+    priority: int = 0,
+) -> PendingResult:
+    """Prepare and queue one request, as the HTTP side does."""
+    endpoint = client.endpoint(name)
+    request = endpoint.prepare(endpoint.admit(), inputs, timeout_s, priority)
+    return endpoint.submit(request)

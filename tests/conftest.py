@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,9 +21,23 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+DEVICE_ROOMS: Final = ("engine/compilation", "engine/models/families")
+"""Folders whose tests compile and run real programs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out by its folder."""
+    for item in items:
+        folder = item.path.parent.as_posix()
+        if folder.endswith("tests/e2e"):
+            item.add_marker(pytest.mark.e2e)
+        elif folder.endswith(DEVICE_ROOMS):
+            item.add_marker(pytest.mark.device)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_of_ours_outlives_its_test() -> Iterator[None]:
-    """Whoever starts an engine or a watcher closes it."""
+    """A test that starts an engine or a watcher closes it."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + 5

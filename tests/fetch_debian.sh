@@ -1,7 +1,7 @@
 #!/bin/sh
 # fetch_debian.sh DIR PACKAGE...: unpack Debian packages into DIR, without root and without installing
-# them. Their dependencies are not followed: these are for programs that stand alone. Several of these
-# may run at once: what each works with is its own.
+# them. Dependencies are not fetched, so it works for self-contained programs only. Several instances may
+# run at once: each has a work directory of its own.
 set -eu
 dir=$1
 shift

@@ -1,7 +1,7 @@
 #!/bin/sh
 # fetch_perf_analyzer.sh DIR PYTHON: Triton's perf_analyzer and the two libraries it needs, into
 # DIR/usr/bin and DIR/usr/lib, without root. It ships inside an older wheel of Triton's client, for
-# x86-64 only. The program comes last: where it is, all of it is.
+# x86-64 only. The program is written last: if it exists, the libraries do too.
 set -eu
 dir=$1
 python=$2

@@ -33,7 +33,7 @@ Tool = Callable[[str], Path]
 
 
 def run(*command: object) -> None:
-    """Run a checker; what it says is the failure."""
+    """Run a checker; its output is the failure message."""
     arguments = [str(part) for part in command]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,11 +42,11 @@ def run(*command: object) -> None:
 @pytest.mark.parametrize(
     ("ci", "outcome"),
     [
-        pytest.param("true", pytest.fail.Exception, id="ci-must-have-it"),
-        pytest.param("", pytest.skip.Exception, id="a-laptop-may-do-without"),
+        pytest.param("true", pytest.fail.Exception, id="required-in-ci"),
+        pytest.param("", pytest.skip.Exception, id="optional-elsewhere"),
     ],
 )
-def test_a_checker_that_is_missing_is_never_a_pass(
+def test_a_missing_checker_is_never_a_pass(
     tool: Tool, monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     monkeypatch.setenv("CI", ci)
@@ -65,21 +65,19 @@ def test_a_checker_that_is_missing_is_never_a_pass(
         pytest.param(("test", "rules", "alerts_test.yml"), id="the-alerts-fire-when-they-should"),
     ],
 )
-def test_promtool_agrees_with_what_prometheus_is_given(
-    tool: Tool, arguments: tuple[str, ...]
-) -> None:
+def test_promtool_accepts_the_prometheus_files(tool: Tool, arguments: tuple[str, ...]) -> None:
     *words, file = arguments
     run(tool("promtool"), *words, PROMETHEUS / file)
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_every_alert_says_how_bad_it_is_and_what_to_do(alert: dict[str, Any]) -> None:
+def test_every_alert_has_a_severity_and_instructions(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"critical", "warning"}
     assert set(alert["annotations"]) == {"summary", "description"}
     assert len(alert["annotations"]["description"]) > 100
 
 
-def test_every_alert_is_shown_firing() -> None:
+def test_every_alert_has_a_test_in_which_it_fires() -> None:
     tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]
     expected = json.dumps([test["promql_expr_test"] for test in tests])
     fired = set(re.findall(r'alertname=\\"(\w+)\\"', expected))
@@ -93,7 +91,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile(tool: Tool) -> None:
     run(tool("hadolint"), "--failure-threshold", "style", ROOT / "Dockerfile")
 
 
-def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
+def test_the_files_that_the_image_copies_exist_and_are_not_ignored() -> None:
     copies = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     sources = {source for line in copies for source in line.split()}
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
@@ -103,7 +101,7 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_the_image_serves_the_same_demo_weights_as_make_does() -> None:
+def test_the_image_serves_the_demo_weights_of_make() -> None:
     (wanted,) = re.findall(
         r"^DEMO_WEIGHTS := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE
     )
@@ -112,7 +110,7 @@ def test_the_image_serves_the_same_demo_weights_as_make_does() -> None:
 
 @pytest.fixture
 def healthz() -> Iterator[Callable[[int], int]]:
-    """`healthz(STATUS)`: the port of a server whose /healthz answers so."""
+    """`healthz(STATUS)`: the port of a server whose /healthz has this status."""
     servers: list[ThreadingHTTPServer] = []
 
     def start(status: int) -> int:
@@ -122,7 +120,7 @@ def healthz() -> Iterator[Callable[[int], int]]:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Write no log."""
 
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
         threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
@@ -141,7 +139,7 @@ def healthz() -> Iterator[Callable[[int], int]]:
         pytest.param(500, False, id="answers-but-is-broken"),
     ],
 )
-def test_the_healthcheck_asks_the_port_that_the_image_serves(
+def test_the_healthcheck_uses_the_port_that_the_image_serves(
     healthz: Callable[[int], int], status: int, healthy: bool
 ) -> None:
     (line,) = re.findall(r"^HEALTHCHECK (?:.*\\\n)? *CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What is decided when Brim is measured beside other servers: the same rows, functions, buckets.
+"""The comparison with other servers uses the same rows, functions and buckets.
 
 The servers themselves need their own environments and are started by `make peers` alone.
 """
@@ -27,8 +27,8 @@ from benchmarks.peers.running import Running, Skipped
 from benchmarks.peers.servers import SERVERS, Server, Start
 from benchmarks.peers.tables import Cell, Results
 from engine.models import weights
-from engine.models.bert import SentenceEncoder
-from engine.models.bert_directory import BertShape
+from engine.models.families.bert import SentenceEncoder
+from engine.models.families.bert_directory import BertShape
 
 KINDS = [(name, encoding) for name, each in SERVERS.items() for encoding in each.encodings]
 HERE = Running(1, ())
@@ -39,7 +39,7 @@ def null() -> Job:
     return Job("null")
 
 
-# --- the same rows ------------------------------------------------------------------------------
+# --- the same rows --------------------------------------------------------------------------------
 
 
 def taken_apart(request: bytes) -> tuple[str, dict[str, str], bytes]:
@@ -53,7 +53,7 @@ def taken_apart(request: bytes) -> tuple[str, dict[str, str], bytes]:
 
 
 def row_in(path: str, headers: dict[str, str], body: bytes) -> list[float]:
-    """As each server's own code reads it."""
+    """Decode a body with each server's own code."""
     protocol = path == "/v2/models/null/infer"
     if headers["Content-Type"] == "application/json":
         said = json.loads(body)
@@ -72,7 +72,7 @@ def test_the_request_to_each_server_carries_the_same_rows(
 ) -> None:
     how = measure.settings_of("http://127.0.0.1:1", encoding)
     plan = null.plan(SERVERS[name], encoding, how)
-    sent = [row_in(*taken_apart(shot.request)) for shot in plan.shots]
+    sent = [row_in(*taken_apart(request.message)) for request in plan.requests]
     assert np.array_equal(np.asarray(sent, np.float32), null.rows)
 
 
@@ -96,20 +96,20 @@ def test_the_answers_of_all_servers_are_the_same_row(null: Job, kind: str) -> No
     assert np.array_equal(bodies.answer(ANSWERS[kind][0], null.model, *ANSWERS[kind][1:]), ROW)
 
 
-# --- the same functions and buckets -------------------------------------------------------------
+# --- the same functions and buckets ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["null", "mlp"])
-def test_a_padded_batch_is_answered_as_the_model_answers_each_row_alone(name: str) -> None:
+def test_a_row_in_a_padded_batch_gets_the_answer_of_the_row_alone(name: str) -> None:
     function, model = Function(name, buckets=(1, 2, 4)), MODELS[name]()
     x = np.random.default_rng(0).standard_normal((4, *function.shape)).astype(np.float32)
     for count in range(1, 5):
         got = function(x[:count])
-        expected = model.apply(model.params, {"x": x[:count]})["y"]
+        expected = model.program.apply(model.program.params, {"x": x[:count]})["y"]
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_encoder_computes_what_brims_own_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoder_computes_the_same_as_brims(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = BertShape(50, 40, 2, 24, 48, 2, encoder.HEADS, "gelu", encoder.EPSILON)
     arrays = made_up(shape)
     graphdef, params = weights.fill(lambda rngs: SentenceEncoder(shape, "mean", True, rngs), arrays)
@@ -170,7 +170,7 @@ def test_every_server_has_an_environment_with_the_same_jax_and_numpy() -> None:
         assert all("==" in line for line in lines), name
 
 
-# --- who is skipped, and why --------------------------------------------------------------------
+# --- skipped servers ------------------------------------------------------------------------------
 
 BROKEN = Server("", None, lambda _start: [sys.executable, "-c", "print('no model'); exit(3)"])
 
@@ -184,7 +184,7 @@ BROKEN = Server("", None, lambda _start: [sys.executable, "-c", "print('no model
     ],
     ids=["never installed", "installing it failed", "it does not start"],
 )
-def test_a_server_that_cannot_be_had_is_skipped_with_the_reason(
+def test_a_server_that_does_not_start_is_skipped_with_the_reason(
     server: Server, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (servers, running):
@@ -212,7 +212,7 @@ def answering(rows: Iterator[Any], status: int = 200) -> Ask:
         (lambda y: [row[:5] for row in y], 200, "cannot reshape"),
         (lambda y: y, 500, "answered 500"),
     ],
-    ids=["to somebody else", "not a number", "too short", "not 200"],
+    ids=["answers of other clients", "not a number", "too short", "not 200"],
 )
 def test_a_server_that_answers_wrongly_is_skipped(
     null: Job, change: Any, status: int, reason: str, monkeypatch: pytest.MonkeyPatch
@@ -227,7 +227,7 @@ def test_a_server_that_answers_wrongly_is_skipped(
 
 
 class InOrder:
-    """One after the other, so that each request gets the answer meant for it."""
+    """A sequential executor, so that each request gets its own answer."""
 
     def __init__(self, _threads: int) -> None:
         self.map = map
@@ -239,16 +239,16 @@ class InOrder:
         pass
 
 
-# --- the numbers --------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 
 
-def test_cpu_is_divided_by_the_requests_of_the_same_time() -> None:
+def test_cpu_is_divided_by_the_requests_of_the_same_period() -> None:
     assert measure.cpu_us([(100, 1.0), (150, 1.3), (300, 1.5)]) == pytest.approx(2500)
     assert np.isnan(measure.cpu_us([(100, 1.0)]))
     assert np.isnan(measure.cpu_us([(100, 1.0), (100, 1.0)]))
 
 
-def test_the_tables_show_medians_ratios_doubts_and_who_was_skipped() -> None:
+def test_the_tables_show_medians_ratios_doubts_and_skipped_servers() -> None:
     results = Results()
     for rate in (300.0, 100.0, 200.0):
         results.add(Cell("null", "json", 8, "brim"), Seen(rate, 1.0, 2.0, 10.0))

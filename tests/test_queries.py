@@ -1,4 +1,4 @@
-"""Every query that is shipped asks for metrics, labels and values that a server has.
+"""Every shipped query uses metrics, labels and values that a server has.
 
 A metric that is renamed would leave an alert that never fires and a panel that stays empty. The
 queries are taken apart here, with no Prometheus at hand; whatever is not understood is an error.
@@ -19,12 +19,12 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.factory import create_app
-from app.hangup import HangupWatcher
-from app.metrics import Metrics
+from app.http.factory import create_app
+from app.http.services import DisconnectWatcher
 from app.settings import Settings
-from engine.engine import Engine
+from app.telemetry.exporter import HttpExporter
 from engine.errors import ShuttingDown
+from engine.serving.client import InProcessClient
 from engine.testing import PuppetCompiler, puppet_config, puppet_model, rows
 
 CONFIGS: Final = Path(__file__).parents[1] / "configs"
@@ -43,7 +43,7 @@ def expressions() -> Iterator[Any]:
             yield pytest.param(target["expr"], id=name.replace(" ", "_"))
 
 
-# --- PromQL, as far as it is used here ------------------------------------------------------------
+# --- the subset of PromQL in use ------------------------------------------------------------------
 
 STRING: Final = r'"(?:[^"\\]|\\.)*"'
 MATCHER: Final = re.compile(rf"\s*(\w+)\s*(=~|!~|!=|=)\s*({STRING})\s*(?:,|$)")
@@ -62,7 +62,7 @@ REST: Final = re.compile(r"[-+*/%^<>=!(),\s]*")
 
 @dataclass(frozen=True)
 class Query:
-    """What a query names: (metric, {label: value}) for each selector, and the labels it groups by.
+    """The (metric, {label: value}) of each selector, and the labels of its groupings.
 
     The values of a label are those of `=`, or the alternatives of `=~`; none for a variable.
     """
@@ -72,7 +72,7 @@ class Query:
 
 
 def parse(expression: str) -> Query:
-    """Take a query apart. Raises ValueError where something is left over."""
+    """Parse a query. Raises ValueError for unknown syntax."""
     query = Query()
 
     def group(found: re.Match[str]) -> str:
@@ -97,7 +97,7 @@ def parse(expression: str) -> Query:
     return query
 
 
-# --- what there is --------------------------------------------------------------------------------
+# --- the metrics of a server ----------------------------------------------------------------------
 
 Series = Mapping[str, Mapping[str, set[str]]]
 """Metric -> label -> values."""
@@ -112,28 +112,27 @@ def series() -> Series:
     settings = Settings(
         "brim.toml", (model,), "127.0.0.1", 8000, "brim", 16, 1 << 20, 75.0, 30.0, log_level="info"
     )
-    metrics = Metrics(settings.models, CollectorRegistry())
-    engine = Engine(
+    metrics = HttpExporter(CollectorRegistry())
+    engine = InProcessClient(
         settings.models,
-        metrics,
         load=lambda _config: puppet_model(),
         compiler=PuppetCompiler(),
         watch_compiles=lambda _alarm: lambda: None,
     )
-    hangups = HangupWatcher()
-    client = create_app(settings, engine, metrics, hangups).test_client()
+    disconnects = DisconnectWatcher()
+    client = create_app(settings, engine, metrics, disconnects).test_client()
     engine.start()
     try:
-        assert engine.wait_settled(30)
+        assert engine.wait_startup_finished(30)
         assert client.get("/readyz").status_code == 200
         engine.infer(model.name, rows(1))
         engine.drain()
         with pytest.raises(ShuttingDown):
-            engine.submit(model.name, rows(1))
+            engine.infer(model.name, rows(1))
         text = client.get("/metrics").get_data(as_text=True)
     finally:
         engine.close()
-        hangups.close()
+        disconnects.close()
     (scrape,) = yaml.safe_load((CONFIGS / "prometheus" / "prometheus.yml").read_text())[
         "scrape_configs"
     ]
@@ -147,7 +146,7 @@ def series() -> Series:
 
 
 def problems(expression: str, series: Series) -> list[str]:
-    """What a query asks for that is not there."""
+    """The metrics, labels and values of a query that do not exist."""
     query = parse(expression)
     found, known = [], set()
     for metric, labels in query.selectors:
@@ -172,7 +171,7 @@ def problems(expression: str, series: Series) -> list[str]:
 
 
 @pytest.mark.parametrize("expression", list(expressions()))
-def test_a_query_asks_for_what_there_is(expression: str, series: Series) -> None:
+def test_a_query_uses_existing_metrics(expression: str, series: Series) -> None:
     assert parse(expression).selectors
     assert problems(expression, series) == []
 
@@ -185,7 +184,7 @@ def test_a_query_asks_for_what_there_is(expression: str, series: Series) -> None
             "rate(brim_requests_bucket[5m])", ["no metric brim_requests_bucket"], id="no-histogram"
         ),
         pytest.param(
-            'brim_ready{model="a"}', ["brim_ready has no label model"], id="a-label-that-is-not"
+            'brim_ready{model="a"}', ["brim_ready has no label model"], id="an-unknown-label"
         ),
         pytest.param(
             'sum(rate(brim_requests_total{outcome=~"failed|expird"}[5m])) > 0.01',
@@ -202,11 +201,11 @@ def test_a_query_asks_for_what_there_is(expression: str, series: Series) -> None
             "histogram_quantile(0.99, sum by (le) (rate(brim_batch_rows_bucket[$__rate_interval])))"
             " > 1e-3 or queue_dept",
             ["no metric queue_dept"],
-            id="the-last-of-several",
+            id="the-last-selector",
         ),
     ],
 )
-def test_a_query_for_what_is_not_there_is_noticed(
+def test_a_query_for_an_unknown_metric_is_detected(
     expression: str, expected: list[str], series: Series
 ) -> None:
     assert problems(expression, series) == expected
@@ -215,13 +214,13 @@ def test_a_query_for_what_is_not_there_is_noticed(
 @pytest.mark.parametrize(
     "expression", ["up @ 3", "up{job=brim}", "up[5y]", "'up'", "sum(up) # all"]
 )
-def test_a_query_that_is_not_understood_is_an_error(expression: str) -> None:
+def test_unknown_query_syntax_is_an_error(expression: str) -> None:
     with pytest.raises(ValueError, match="not understood"):
         parse(expression)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"].replace(" ", "_"))
-def test_a_panel_explains_itself_and_takes_the_chosen_data_source(panel: dict[str, Any]) -> None:
+def test_a_panel_has_a_description_and_the_selected_data_source(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert len(panel["description"]) > 40
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -239,7 +238,7 @@ def test_the_dashboard_defines_every_variable_it_uses(series: Series) -> None:
     assert found[2] in series[found[1]]
 
 
-def test_the_panels_do_not_lie_on_each_other() -> None:
+def test_the_panels_do_not_overlap() -> None:
     cells = [
         (x, y)
         for place in (panel["gridPos"] for panel in DASHBOARD["panels"])

@@ -1,181 +1,134 @@
-"""What one client does, from its first byte to its last.
+"""One client's connection, from its first byte to its last.
 
-May touch: its socket, the loop.
-
-Its socket is watched edge-triggered and once: an idle connection costs a socket and this object, a
-busy one no system call but reading and writing. While a request runs nothing is read, so that a
-client who sends faster than it is answered waits in its own kernel.
+An idle connection costs a socket and this object. While a request runs nothing is read, so a client
+that sends faster than it is answered is slowed down by TCP.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-import select
 import socket
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.message import Request
 
-from app.worker.exchange import Exchange
-from app.worker.exchange import Host as ExchangeHost
-from app.worker.heads import Head, Heads
-from app.worker.inbox import ChunkedBody, Inbox, Incomplete, SizedBody, TooLong
 from app.worker.loop import Loop
-from app.worker.outbox import NOT_NOW, Outbox
 from app.worker.pool import Pool
-from engine.errors import BrimError
-from engine.ticket import Ticket
+from app.worker.protocol.cycle import Host as CycleHost
+from app.worker.protocol.cycle import RequestResponseCycle
+from app.worker.protocol.head_cache import Head, HeadCache
+from app.worker.protocol.request_reader import READ_SIZE, RequestReader
+from app.worker.protocol.write_buffer import WriteBuffer
+from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
+from app.worker.suspension import Pending
+from app.worker.transport import EVENTS, Transport
 
-HEAD_S: Final = 10.0
-"""Seconds for a request's line and headers, from their first byte, and for a TLS handshake."""
-BODY_S: Final = 30.0
-"""Seconds without one byte of a body that has begun."""
-WRITE_S: Final = 30.0
-"""Seconds in which a client takes nothing of its answer."""
-LINGER_S: Final = 2.0
-"""Seconds for which a client may go on sending what nobody reads, so that it sees its answer
-instead of a reset."""
-
-READ_AT_ONCE: Final = 64 * 1024
 READS_IN_A_ROW: Final = 16
-"""Then others get their turn."""
+"""Reads of one connection before the others are handled."""
 
-EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class State(enum.Enum):
-    """Who has the next word."""
-
-    HANDSHAKE = "TLS is being set up"
-    HEAD = "idle, or a head is coming"
-    BODY = "a body is coming"
-    RUNNING = "the application has it, here or in the pool"
-    PARKED = "the engine has it"
-    WRITING = "the client is to read"
-    LINGERING = "all is said; what still comes is thrown away"
-    CLOSED = "the socket is closed"
-
-
-class Host(ExchangeHost, Protocol):
+class Host(CycleHost, Protocol):
     """What the worker offers to its connections."""
 
     loop: Loop
     pool: Pool
-    heads: Heads
+    head_cache: HeadCache
     longest_body: int
     keepalive_s: float
-    quick: Callable[[Mapping[str, Any]], bool]
-    parked: dict[Ticket, Callable[[], object]]
+    inline: Callable[[Mapping[str, Any]], bool]
+    suspended: dict[Pending, Callable[[], object]]
 
     def count_request(self) -> bool:
-        """One more request; is its connection to be closed after it?"""
+        """Count one more request. Returns whether to close its connection after it."""
 
-    def tickets_done(self, tickets: list[Ticket]) -> None:
-        """A ticket's listener; see `parked`."""
+    def results_ready(self, results: Sequence[Pending]) -> None:
+        """The callback of pending results; see `suspended`."""
 
     def closed(self, connection: Connection) -> None:
-        """One connection less."""
+        """The connection has closed."""
 
 
 class Connection:
-    """One client. Everything here runs on the loop's thread."""
+    """A state machine. All its methods run on the loop's thread."""
 
     __slots__ = (
-        "_address",
-        "_body",
-        "_exchange",
+        "_cycle",
+        "_head",
         "_host",
-        "_hung_up",
-        "_inbox",
-        "_number",
-        "_outbox",
-        "_quick",
-        "_readable",
+        "_inline",
+        "_reader",
         "_reading",
         "_server",
-        "_sock",
-        "_tls",
-        "_whole",
+        "_transport",
+        "_write_buffer",
         "scheduled_at",
         "state",
         "wakes_at",
     )
 
     def __init__(self, host: Host, sock: socket.socket, address: Any, server: Any) -> None:
-        """`sock` does not block; `server` is the address that it came to."""
+        """`sock` does not block; `server` is the address that the client connected to."""
         self._host = host
-        self._sock = sock
-        self._address = address
         self._server = server
-        self._tls = isinstance(sock, ssl.SSLSocket)
-        self._inbox = Inbox()
-        self._outbox = Outbox(sock)
-        self._body: SizedBody | ChunkedBody | None = None
-        self._exchange: Exchange | None = None
-        self._number = 0
-        self._quick = False
-        self._whole = False
-        self._readable = True
+        self._transport = Transport(sock)
+        self._reader = RequestReader(host.head_cache, host.longest_body, address, server)
+        self._write_buffer = WriteBuffer(sock)
+        self._head: Head | None = None
+        self._cycle: RequestResponseCycle | None = None
+        self._inline = False
         self._reading = False
-        self._hung_up = False
         self.scheduled_at = self.wakes_at = math.inf
-        self.state = State.HANDSHAKE if self._tls else State.HEAD
+        self.state = State.HANDSHAKE if self._transport.tls else State.HEAD
         self._alarm_in(HEAD_S)
         host.loop.watch(sock.fileno(), EVENTS, self.on_event)
 
-    # --- what happens ----------------------------------------------------------------------------
+    # --- events ----------------------------------------------------------------------------------
 
     def on_event(self, events: int) -> None:
-        """Something has happened at the socket."""
-        if events & _GONE:
-            self._hung_up = True
-        # TLS may have wanted to write before it reads on
-        if self._tls or events & (select.EPOLLIN | _GONE):
-            self._readable = True
+        """Handle what epoll reports of the socket."""
+        self._transport.on_event(events)
         match self.state:
-            case State.HANDSHAKE:
-                self._shake_hands()
             case State.HEAD | State.BODY:
                 self._read()
-            case State.PARKED if self._hung_up:
-                self._cancel()
+            case State.SUSPENDED if self._transport.hung_up:
+                self._pending.cancel()
             case State.WRITING:
                 self._write()
             case State.LINGERING:
                 self._discard()
+            case State.HANDSHAKE:
+                self._shake_hands()
 
     def on_alarm(self) -> None:
-        """It has taken too long."""
-        if self.state is State.PARKED:
-            self._expire()
+        """Close a connection that took too long, or let its pending result expire."""
+        if self.state is State.SUSPENDED:
+            self._pending.expire()
         elif self.state is not State.RUNNING:
             self.close()
 
-    def drain(self, patience_s: float) -> None:
-        """The worker stops: an idle client may send one more request, if it does so soon."""
-        if self.state is State.HEAD and not self._inbox.held:
-            self._host.loop.alarm(self, min(self.wakes_at, self._host.loop.clock() + patience_s))
+    def drain(self, linger_s: float) -> None:
+        """The worker stops: an idle client may send one more request within `linger_s` seconds."""
+        if self.state is State.HEAD and not self._reader.buffer.held:
+            self._host.loop.alarm(self, min(self.wakes_at, self._host.loop.clock() + linger_s))
 
     def close(self) -> None:
-        """The end. Idempotent."""
+        """Close the socket and end the request. Idempotent."""
         if self.state is State.CLOSED:
             return
-        has_begun = self.state in (State.PARKED, State.WRITING)
+        has_begun = self.state in (State.SUSPENDED, State.WRITING)
         self.state = State.CLOSED
         self.wakes_at = math.inf
-        self._host.loop.forget(self._sock.fileno())
-        self._sock.close()
-        # the loop may know this object for a while, until the moment of its last alarm
-        self._inbox.clear()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None and has_begun and not exchange.done:
-            self._run(exchange.abandon, lambda: None)
+        self._host.loop.forget(self._transport.sock.fileno())
+        self._transport.sock.close()
+        # the loop keeps this object until the time of its last alarm
+        self._reader.buffer.clear()
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None and has_begun and not cycle.done:
+            self._run(cycle.abandon, lambda: None)
         self._host.closed(self)
 
     def _alarm_in(self, seconds: float) -> None:
@@ -185,9 +138,8 @@ class Connection:
 
     def _shake_hands(self) -> None:
         try:
-            self._sock.do_handshake()  # type: ignore[attr-defined]
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
+            if not self._transport.shake_hands():
+                return
         except OSError as error:
             self._host.log.debug("TLS handshake failed: %s", error)
             self.close()
@@ -198,7 +150,7 @@ class Connection:
     def _read(self) -> None:
         self._reading = True
         for _ in range(READS_IN_A_ROW):
-            if not self._readable or self.state not in (State.HEAD, State.BODY):
+            if not self._transport.readable or self.state not in (State.HEAD, State.BODY):
                 break
             self._read_once()
         else:
@@ -206,129 +158,90 @@ class Connection:
         self._reading = False
 
     def _read_once(self) -> None:
-        size = READ_AT_ONCE if self._body is None else self._body.wanted
-        data = self._receive(size)
-        if data is None:
-            return
-        if len(data) < size and not self._tls and not self._hung_up:
-            self._readable = False
-        self._inbox.feed(data)
-        if self._body is not None:
-            self._body.feed(data)
-        elif self._inbox.held == len(data):
-            self._alarm_in(HEAD_S)
-        self._proceed()
-
-    def _receive(self, size: int) -> bytes | None:
-        """At most so many bytes of what has come, or None. Behind the last of them it closes: what
-        is here is not whole then, or of no use, and nothing will follow.
-        """
-        try:
-            data = self._sock.recv(size)
-        except NOT_NOW:
-            self._readable = False
-            return None
-        except OSError:
-            data = b""
+        reader = self._reader
+        data = self._transport.receive(reader.wanted)
         if not data:
-            self.close()
-        return data or None
+            if data is not None:
+                self.close()
+            return
+        first = self.state is State.HEAD and not reader.buffer.held
+        reader.feed(data)
+        if not self._proceed() and first:
+            self._alarm_in(HEAD_S)
 
-    def _proceed(self) -> None:
-        """Look at what has come."""
-        if self.state is State.HEAD:
-            self._parse_head()
-        if self.state is State.BODY and self._body is not None:
-            if self._body.complete or self._body.too_long:
-                self._begin(self._body)
+    def _proceed(self) -> bool:
+        """Handle the buffered data. Returns False if the head of a request is incomplete."""
+        if self.state is State.HEAD and not self._begin():
+            return False
+        body = self._reader.body
+        if self.state is State.BODY and body is not None:
+            if body.complete or body.too_long:
+                self._call()
             else:
                 self._alarm_in(BODY_S)
+        return True
 
-    def _parse_head(self) -> None:
-        host, inbox = self._host, self._inbox
-        first = inbox.head()
-        known = None
-        if first is not None:
-            known = host.heads.find(first, self._address, self._server)
-            if known is not None:
-                inbox.take(len(first))
-        elif not inbox.is_refused_already(host.cfg):
-            return
-        if known is None:
-            known = self._read_head(first)
-            if known is None:
-                return
-        self._number += 1
-        request = known.request(inbox, self._address, self._number)
-        self._exchange = Exchange(host, known, request, self._outbox, self._address)
-        self._body = known.body(inbox, host.longest_body)
-        self.state = State.BODY
-        if request._expected_100_continue:
-            # gunicorn would say it when the application is called, which is when the body is here
-            request._expected_100_continue = False
-            if not self._body.too_long:
-                self._outbox.sendall(_CONTINUE)
-                self._flush()
-
-    def _read_head(self, first: bytes | None) -> Head | None:
-        """Let gunicorn parse; None if that ends here. `first` are the bytes of a whole head."""
-        inbox = self._inbox
+    def _begin(self) -> bool:
+        """Begin a request. Returns False if its head is incomplete."""
         try:
-            request = Request(self._host.cfg, inbox, self._address, self._number + 1)
-        except Incomplete:
-            inbox.rewind()
-            return None
+            parsed = self._reader.next_head()
         except (StopIteration, NoMoreData):
             self.close()
-            return None
+            return True
         except Exception as error:
             self._refuse(None, error)
-            return None
-        head = Head(request)
-        size = inbox.settle()
-        if first is not None and size == len(first):
-            self._host.heads.learn(first, self._address, self._server, head)
-        return head
+            return True
+        if parsed is None:
+            return False
+        self._head, request = parsed
+        self._cycle = RequestResponseCycle(self._host, request, self._write_buffer)
+        self.state = State.BODY
+        if request._expected_100_continue:
+            self._continue(request)
+        return True
+
+    def _continue(self, request: Request) -> None:
+        """Ask for the body: gunicorn would ask when the application is called, which is later."""
+        request._expected_100_continue = False
+        if self._reader.body is not None and not self._reader.body.too_long:
+            self._write_buffer.sendall(_CONTINUE)
+            self._flush()
 
     def _refuse(self, request: Request | None, error: Exception) -> None:
-        """Send what gunicorn answers to what is no request."""
-        self._exchange = None
-        self._host.handle_error(request, self._outbox, self._address, error)
+        """Send gunicorn's answer to an invalid request."""
+        self._cycle = None
+        address = self._reader.address
+        self._host.handle_error(request, self._write_buffer, address, error)
         self._flush()
         if self.state is not State.CLOSED:
             self._sent()
 
     # --- running ---------------------------------------------------------------------------------
 
-    def _begin(self, body: SizedBody | ChunkedBody) -> None:
-        """The request is here: call the application."""
-        exchange = self._exchange
-        if exchange is None:
+    def _call(self) -> None:
+        """Call the application: the request is complete."""
+        cycle, head = self._cycle, self._head
+        if cycle is None or head is None:
             raise AssertionError("a body without its request; this is a bug")
-        self._inbox.ended = True
-        self._hand_over()
-        self._whole, self._body = body.complete, None
-        if not self._whole:
-            exchange.request.body = TooLong()
-        elif isinstance(body, SizedBody):
-            exchange.request.body = body.stream()
-        close = self._host.count_request() or not self._whole
+        self._enter_running()
+        whole = self._reader.take_body(cycle.request)
+        close = self._host.count_request() or not whole
         try:
-            exchange.prepare(self._server, close=close)
+            cycle.prepare(head, self._server, close=close)
         except Exception as error:
-            self._refuse(exchange.request, error)
+            self._refuse(cycle.request, error)
             return
-        self._quick = self._host.quick(exchange.environ)
-        self._run(exchange.call, self._called)
+        self._inline = self._host.inline(cycle.environ)
+        self._run(cycle.call, self._called)
 
-    def _hand_over(self) -> None:
-        """To the application, which may take what time it likes."""
+    def _enter_running(self) -> None:
+        """Clear the alarm: the application may take any time."""
         self.state = State.RUNNING
-        self._host.loop.alarm(self, math.inf)
+        self.wakes_at = math.inf
 
     def _run(self, step: Callable[[], object], then: Callable[[], object]) -> None:
-        """A step of the exchange, here if it is quick, and then go on here."""
-        if self._quick:
+        """Run a step of the cycle, here or in the pool, then call `then` on this thread."""
+        if self._inline:
             step()
             then()
             return
@@ -342,58 +255,48 @@ class Connection:
         self._host.pool.submit(run)
 
     def _called(self) -> None:
-        exchange = self._exchange
-        if exchange is None:
+        cycle = self._cycle
+        if cycle is None:
             return
-        deferred = exchange.deferred
-        if deferred is None:
+        suspended = cycle.suspended
+        if suspended is None:
             self._produce()
             return
-        self._quick = exchange.quick
-        if deferred.ticket.done:
+        self._inline = cycle.inline
+        if suspended.pending.ready:
             self._produce()
-            return
-        self.state = State.PARKED
-        self._host.parked[deferred.ticket] = self._wake
-        self._host.loop.alarm(self, deferred.ticket.deadline)
-        deferred.ticket.on_done(self._host.tickets_done)
-        if self._hung_up:
-            self._cancel()
+        else:
+            self._suspend(suspended.pending)
 
-    def _wake(self) -> None:
-        """The ticket is done."""
-        if self.state is State.PARKED:
-            self._hand_over()
+    def _suspend(self, pending: Pending) -> None:
+        self.state = State.SUSPENDED
+        self._host.suspended[pending] = self._resume
+        self._host.loop.alarm(self, pending.deadline)
+        pending.on_ready(self._host.results_ready)
+        if self._transport.hung_up:
+            pending.cancel()
+
+    def _resume(self) -> None:
+        """The pending result is ready."""
+        if self.state is State.SUSPENDED:
+            self._enter_running()
             self._produce()
-
-    def _cancel(self) -> None:
-        """The client has gone: as with any other outcome, an answer will be asked for."""
-        ticket = self._ticket
-        if ticket is not None:
-            ticket.cancel()
-
-    def _expire(self) -> None:
-        """Nobody has settled the ticket in time: asked for its result it does so itself."""
-        ticket = self._ticket
-        if ticket is not None:
-            try:
-                ticket.result()
-            except BrimError as error:
-                self._host.log.debug("a ticket expired on the device: %s", error)
 
     @property
-    def _ticket(self) -> Ticket | None:
-        deferred = None if self._exchange is None else self._exchange.deferred
-        return None if deferred is None else deferred.ticket
+    def _pending(self) -> Pending:
+        """The result that a suspended connection waits for."""
+        if self._cycle is None or self._cycle.suspended is None:
+            raise AssertionError("suspended without a pending result; this is a bug")
+        return self._cycle.suspended.pending
 
     # --- writing ---------------------------------------------------------------------------------
 
     def _produce(self) -> None:
-        if self._exchange is not None:
-            self._run(self._exchange.produce, self._produced)
+        if self._cycle is not None:
+            self._run(self._cycle.produce, self._produced)
 
     def _produced(self) -> None:
-        if self._exchange is None or self._exchange.lost:
+        if self._cycle is None or self._cycle.lost:
             self.close()
             return
         self._sent()
@@ -405,54 +308,57 @@ class Connection:
             self._sent()
 
     def _flush(self) -> bool:
-        """Send what goes; was it anything?"""
+        """Send what the socket takes. Returns whether it took any."""
         try:
-            return self._outbox.flush()
+            return self._write_buffer.flush()
         except OSError:
-            self._outbox.drop()
+            self._write_buffer.drop()
             self.close()
             return False
 
     def _sent(self) -> None:
-        """Something was sent: is it all, and of what?"""
-        if not self._outbox.empty:
-            if self.state is not State.WRITING:
-                self.state = State.WRITING
-                self._alarm_in(WRITE_S)
+        """Continue after data was sent: with more of this answer, the next request, or the end."""
+        if not self._write_buffer.empty and self.state is not State.WRITING:
+            self.state = State.WRITING
+            self._alarm_in(WRITE_S)
+            # an event that came while the pool wrote was ignored, and does not come again
+            self._flush()
+        if self.state is State.CLOSED or not self._write_buffer.empty:
             return
-        exchange = self._exchange
-        if exchange is not None and not exchange.done:
-            self._hand_over()
-            # not at once: a client who reads fast must not starve the others
+        cycle = self._cycle
+        if cycle is not None and not cycle.done:
+            self._enter_running()
+            # later: a client that reads fast must not keep the others waiting
             self._host.loop.call_soon((self._produce,))
             return
-        self._exchange = None
-        if exchange is not None and self._whole and exchange.keep:
+        self._cycle = None
+        if cycle is not None and cycle.keep:
             self._next()
         else:
             self._linger()
 
     def _next(self) -> None:
-        """Wait for another request; it may be here already."""
-        self._inbox.next_request()
+        """Wait for another request; it may be buffered already."""
+        buffer = self._reader.buffer
+        buffer.next_request()
         self.state = State.HEAD
-        self._alarm_in(HEAD_S if self._inbox.held else self._host.keepalive_s)
-        if self._inbox.held or (self._readable and not self._reading):
-            # not at once: a client with a thousand requests in a row must not starve the others
+        self._alarm_in(HEAD_S if buffer.held else self._host.keepalive_s)
+        if buffer.held or (self._transport.readable and not self._reading):
+            # later: a client with many pipelined requests must not keep the others waiting
             self._host.loop.call_soon((self._go_on,))
 
     def _go_on(self) -> None:
-        """With what is here, and then with what has come meanwhile, of which nobody tells again."""
+        """Handle what is buffered, then what came meanwhile: its event was ignored."""
         self._proceed()
         self._read()
 
     # --- the end ---------------------------------------------------------------------------------
 
     def _linger(self) -> None:
-        """Say that this was all, and wait until the client has seen it."""
-        self._inbox.clear()
+        """Close the sending half, and wait until the client closes its own."""
+        self._reader.buffer.clear()
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            self._transport.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self.close()
             return
@@ -461,11 +367,12 @@ class Connection:
         self._discard()
 
     def _discard(self) -> None:
+        if self.state is not State.LINGERING:
+            return
         for _ in range(READS_IN_A_ROW):
-            if self._receive(READ_AT_ONCE) is None:
+            data = self._transport.receive(READ_SIZE)
+            if not data:
+                if data is not None:
+                    self.close()
                 return
-        self._host.loop.call_soon((self._discard_more,))
-
-    def _discard_more(self) -> None:
-        if self.state is State.LINGERING:
-            self._discard()
+        self._host.loop.call_soon((self._discard,))

@@ -1,9 +1,6 @@
-"""Threads for what may block.
+"""Threads for calls that may block.
 
-May touch: threading.
-
-They are started when there is work and nobody idle, they stay, and nobody waits for them at the
-end: a view that never returns must not keep a process from ending.
+They are daemons: a view that never returns must not keep the process from ending.
 """
 
 from __future__ import annotations
@@ -17,30 +14,33 @@ log = logging.getLogger("brim.app")
 
 
 class Pool:
-    """At most `threads` calls at once, the others in the order in which they came."""
+    """Runs at most `threads` calls at once, in order of submission.
+
+    A thread is started when there is work and none is idle; it stays until `close`.
+    """
 
     def __init__(self, threads: int) -> None:
-        self._most = threads
+        self._max_threads = threads
         self._threads = 0
-        self._waiting: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
 
     def submit(self, call: Callable[[], object]) -> None:
         """Make this call on a thread. Called from one thread only."""
-        self._waiting.put(call)
-        if not self._idle.acquire(blocking=False) and self._threads < self._most:
+        self._queue.put(call)
+        if not self._idle.acquire(blocking=False) and self._threads < self._max_threads:
             self._threads += 1
             threading.Thread(target=self._run, name="brim-view", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads when they have done what was submitted. Returns at once."""
+        """End the threads after what was submitted. Returns at once."""
         for _ in range(self._threads):
-            self._waiting.put(None)
+            self._queue.put(None)
 
     def _run(self) -> None:
-        while (call := self._waiting.get()) is not None:
+        while (call := self._queue.get()) is not None:
             try:
                 call()
-            except BaseException:  # also one that was to end the thread: it was the view's wish
+            except BaseException:  # also SystemExit: a view must not end the thread
                 log.exception("a call in the pool failed")
             self._idle.release()

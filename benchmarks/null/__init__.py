@@ -1,1 +1,1 @@
-"""A model that computes next to nothing, and an app without an engine: the rest is ours."""
+"""The null model, which computes almost nothing, and the floor, an app without an engine."""

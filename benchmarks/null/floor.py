@@ -1,4 +1,4 @@
-"""The floor: Flask, a route that parses the same request and answers as much, and no engine."""
+"""The floor: a Flask route that parses the same request and sends an equal answer, no engine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flask import Flask, Response, request
 
 
 class Floor(Flask):
-    """A Flask app, all of whose requests may run on the thread that serves the others."""
+    """A Flask app whose requests may all run on the event loop's thread."""
 
-    def quick(self, _environ: Mapping[str, Any]) -> bool:
-        """What Brim's worker asks."""
+    def inline(self, _environ: Mapping[str, Any]) -> bool:
+        """Called by Brim's worker: whether the request may run on the event loop's thread."""
         return True
 
 
@@ -23,13 +23,13 @@ app = Floor("floor", static_folder=None)
 
 @app.get("/ready")
 def ready() -> str:
-    """At once."""
+    """Ready at once."""
     return "yes"
 
 
 @app.post("/v2/models/<name>/infer")
 def infer(name: str) -> Response:
-    """Parse, compute with numpy, write: at most 16 numbers of the first tensor."""
+    """Parse, compute with numpy, and encode at most 16 numbers of the first tensor."""
     body = request.get_data(cache=False)
     length = int(request.headers.get("Inference-Header-Content-Length", len(body)))
     (tensor,) = orjson.loads(body[:length])["inputs"]

@@ -1,13 +1,12 @@
-"""y = 2 x + 0.1 on 16 floats."""
+"""The null model: y = 2 x + 0.1 on 16 floats."""
 
 from __future__ import annotations
 
-from engine.model import Model
-from engine.spec import TensorSpec
+from brim import Model, TensorSpec
 
 
 def create() -> Model:
-    """Without weights."""
+    """The factory; the model has no weights."""
     return Model(
         apply=lambda _params, inputs: {"y": inputs["x"] * 2 + 0.1},
         params={},

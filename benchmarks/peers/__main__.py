@@ -4,18 +4,17 @@
     python -m benchmarks.peers [--servers brim,mosec] [--models null,mlp] [--encodings json]
                                [--clients 1,8,64] [--seconds 3] [--rounds 3]
 
-What is equal: the functions, compiled ahead of time in the buckets 1 to 64 and padded with zeros
-(`functions.py`); the versions of JAX and numpy; one process that computes; a window of 0 where a
-server has one, and for some their usual one beside it; requests of one row; connections that are
-kept alive; the load generator; and that each server has the machine to itself, and shares it with
-the generator. What is not: each speaks its own protocol, Flask and FastAPI do not batch, and the
-output lists what else was set.
+Equal for all servers: the functions, compiled ahead of time in the buckets 1 to 64 and padded with
+zeros (`functions.py`); the versions of JAX and numpy; one process that computes; a batching window
+of 0 where a server has one, for some also their usual one; requests of one row; keep-alive
+connections; the load generator; and the machine, which each server shares with the generator only.
+Different: the protocols; Flask and FastAPI do not batch; the output lists the other settings.
 
-One server runs at a time, for one model and one encoding: it is started, must answer sixteen rows,
-asked all at once, with the right values, and then gets all loads. The rounds go through all
-servers, each from another one on; the medians of the rounds are shown. CPU is that of all processes
-of the server. Whoever cannot be installed or started, answers wrongly, or answers anything but 200
-is skipped, and the output says why.
+One server runs at a time, for one model and one encoding. It is started, must answer sixteen
+concurrent rows with the right values, and then gets all loads. Each round measures all servers and
+starts with another one; the output has the medians of the rounds. CPU is that of all processes of
+the server. A server that cannot be installed or started, answers wrongly, or answers anything but
+200 is skipped, and the output has the reason.
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ from benchmarks.peers.servers import ROOT, SERVERS
 from benchmarks.peers.tables import Cell, Results
 from engine.errors import ConfigError
 from engine.models import weights
-from engine.models.bert_directory import read_directory
-from engine.models.bert_names import rename
+from engine.models.families.bert_directory import read_directory, rename
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Wanted:
 
 
 def parse(arguments: Sequence[str]) -> Wanted:
-    """Of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.peers", description=__doc__.splitlines()[0])
     encodings: tuple[Encoding, ...] = get_args(Encoding)
 
@@ -96,7 +94,7 @@ def main() -> None:
             for job in jobs:
                 for encoding in wanted.encodings:
                     if encoding in SERVERS[name].encodings:
-                        visit(name, job, encoding, wanted, results)
+                        measure_server(name, job, encoding, wanted, results)
     print(tables.settings(wanted.servers))
     for job in jobs:
         for encoding in wanted.encodings:
@@ -106,7 +104,7 @@ def main() -> None:
 
 
 def prepare(models: Sequence[str], results: Results) -> list[Job]:
-    """The encoder is skipped where the demo has no weights."""
+    """Create the jobs. The encoder is skipped if the demo has no weights."""
     jobs = []
     for name in models:
         try:
@@ -118,13 +116,15 @@ def prepare(models: Sequence[str], results: Results) -> list[Job]:
     return jobs
 
 
-def visit(name: str, job: Job, encoding: Encoding, wanted: Wanted, results: Results) -> None:
-    """One start of one server, and all loads of it."""
+def measure_server(
+    name: str, job: Job, encoding: Encoding, wanted: Wanted, results: Results
+) -> None:
+    """Start one server and run all loads on it."""
     server = SERVERS[name]
     print(f"{name}, {job.name}, {encoding}", file=sys.stderr, flush=True)
     try:
         first = job.plan(server, encoding, measure.settings_of("http://127.0.0.1:1", encoding))
-        with running(server, job.name, encoding, first.shots[0].request) as at:
+        with running(server, job.name, encoding, first.requests[0].message) as at:
             measure.check(server, job, encoding, at)
             for clients in wanted.clients:
                 seen: Seen = measure.load(server, job, encoding, at, clients, wanted.seconds)
@@ -134,7 +134,7 @@ def visit(name: str, job: Job, encoding: Encoding, wanted: Wanted, results: Resu
 
 
 def save_encoder() -> None:
-    """The demo's weights, for every environment. Raises `ConfigError` where the demo has none."""
+    """Save the demo's weights for every environment. Raises `ConfigError` if there are none."""
     (config,) = (
         each for each in files.load(ROOT / "configs" / "demo.toml").models if each.name == "minilm"
     )

@@ -13,33 +13,32 @@ from typing import Literal
 import numpy as np
 import orjson
 
-from app.bench import shots
-from app.bench.plan import Address, Settings, Shot, Target
-from engine.model import Model
-from engine.spec import Array
+from app.cli.bench import requests
+from app.cli.bench.plan import Address, EncodedRequest, Settings, Target
+from engine.models.model import Model
+from engine.models.tensors import Array
 
 Encoding = Literal["json", "binary"]
 
 HEADER_LENGTH = "inference-header-content-length"
 
 
-def request(path: str | None, settings: Settings, name: str, model: Model, row: Array) -> Shot:
+def request(
+    path: str | None, settings: Settings, name: str, model: Model, row: Array
+) -> EncodedRequest:
     """A request for one row of `x`: to `path`, or in the protocol's way to the protocol's."""
     if path is None:
-        return shots.make(settings, Target(name), model.inputs, {"x": row[np.newaxis]})
+        return requests.encode(
+            settings, Target(name), model.signature.inputs, {"x": row[np.newaxis]}
+        )
     if settings.binary:
         kind, body = "application/octet-stream", row.tobytes()
     else:
         kind = "application/json"
         body = orjson.dumps({"x": row}, option=orjson.OPT_SERIALIZE_NUMPY)
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: {Address.parse(settings.url).authority}",
-        "User-Agent: brim-bench",
-        f"Content-Type: {kind}",
-        f"Content-Length: {len(body)}",
-    ]
-    return Shot(Target(name), "\r\n".join((*lines, "", "")).encode() + body)
+    host = Address.parse(settings.url).authority
+    head = {"Host": host, "User-Agent": "brim-bench", "Content-Type": kind}
+    return EncodedRequest(Target(name), requests.http_message(path, head, body))
 
 
 def answer(path: str | None, model: Model, head: Mapping[str, str], body: bytes) -> Array:
@@ -47,7 +46,7 @@ def answer(path: str | None, model: Model, head: Mapping[str, str], body: bytes)
 
     Raises `ValueError`, `LookupError` or `TypeError` for what is no such answer.
     """
-    (spec,) = model.outputs
+    (spec,) = model.signature.outputs
     dtype = spec.device_dtype
     if head["content-type"].startswith("application/octet-stream"):
         row = np.frombuffer(body[int(head.get(HEADER_LENGTH, 0)) :], dtype)

@@ -1,8 +1,8 @@
 """The demo's sentence encoder at 32 tokens, as a function of jax and numpy alone.
 
-Brim's own (`engine/models/bert.py`) is in Flax, which the peers' environments need not have. This
-one computes the same from the same weights, which `save_weights` leaves where everybody finds them.
-Its input are token ids, so no server here spends time on a tokenizer.
+Brim's own encoder is in Flax, which the other environments need not have. This one computes the
+same from the same weights, which `save_weights` writes to a file for all servers. Its input is
+token ids, so no server spends time on a tokenizer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine.model import Model
-from engine.spec import Array, TensorSpec
+from engine.models.model import Model
+from engine.models.tensors import Array, TensorSpec
 
 TOKENS: Final = 32
 HEADS: Final = 12
@@ -40,7 +40,7 @@ def create() -> Model:
 
 
 def encode(weights: Weights, inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Named as `engine/models/bert_names.py` names them."""
+    """Compute the embeddings; weights are named as in Brim's `bert_names.py`."""
     ids = inputs["x"]
     x = weights["word.embedding"][ids] + weights["position.embedding"][: ids.shape[1]]
     x = _norm(weights, "norm", x + weights["token_type.embedding"][0])
@@ -53,7 +53,7 @@ def encode(weights: Weights, inputs: Mapping[str, jax.Array]) -> dict[str, jax.A
 
 
 def save_weights(arrays: Mapping[str, Array]) -> None:
-    """Leave them for `create`."""
+    """Write the weights for `create`."""
     WEIGHTS.parent.mkdir(exist_ok=True)
     named: dict[str, Any] = dict(arrays)
     np.savez(WEIGHTS, **named)

@@ -1,7 +1,7 @@
-"""The models that every server here runs, compiled and padded in one way.
+"""The models that every server runs, compiled and padded in the same way.
 
-Needs jax and numpy alone, because it runs in the environment of every peer: what it takes from
-`engine/` needs no more. Brim itself is given the same `Model`s as factories.
+Needs only jax and numpy, as do its imports from `engine/`: it runs in the environment of every
+server. Brim itself loads the same `Model`s as factories.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks import mlp
 from benchmarks.null import null_model
 from benchmarks.peers import encoder
-from engine.model import Model
-from engine.spec import Array
+from engine.models.model import Model
+from engine.models.tensors import Array
 
 ROWS: Final = (1, 2, 4, 8, 16, 32, 64)
 """The buckets."""
@@ -37,12 +37,12 @@ class Function:
 
     def __init__(self, name: str, buckets: Sequence[int] = ROWS) -> None:
         model = MODELS[name]()
-        (spec,) = model.device_inputs
+        (spec,) = model.signature.device_inputs
         self.dtype: np.dtype[Any] = spec.device_dtype
         self.shape = spec.shape
-        self._params = jax.device_put(model.params)
+        self._params = jax.device_put(model.program.params)
         self._compiled = {
-            rows: jax.jit(model.apply)
+            rows: jax.jit(model.program.apply)
             .lower(
                 self._params,
                 {spec.name: jax.ShapeDtypeStruct((rows, *self.shape), self.dtype)},

@@ -1,4 +1,4 @@
-"""Is every answer right, and how fast do they come? Of one server that runs."""
+"""Checks the answers of a running server and measures its speed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Final
 
 import numpy as np
 
-from app.bench import process
-from app.bench.plan import BenchError, Plan, Settings
-from app.bench.report import Report
-from app.bench.runner import Progress
+from app.cli.bench import process
+from app.cli.bench.plan import BenchError, Plan, Settings
+from app.cli.bench.report import Progress, Report
 from benchmarks.peers import bodies
 from benchmarks.peers.bodies import Encoding
 from benchmarks.peers.functions import MODELS, Function
 from benchmarks.peers.running import Running, Skipped, ask
 from benchmarks.peers.servers import Server
-from engine.model import Model
-from engine.spec import Array
+from engine.models.model import Model
+from engine.models.tensors import Array
 
 KINDS: Final = 16
-"""Different rows, all asked at once for the check, and sent in turn by the load."""
+"""Number of different rows: sent concurrently by the check, and in turn by the load."""
 
 TOLERANCE: Final = 1e-4
 """Times max(1, |value|): buckets differ by 1e-6."""
 
 
 class Job:
-    """One model: rows to send, and what must come back."""
+    """One model: rows to send, and the expected answers."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +46,7 @@ class Job:
         self.answers = [function(row[np.newaxis])[0] for row in self.rows]
 
     def plan(self, server: Server, encoding: Encoding, settings: Settings) -> Plan:
-        """Each row as a request, in equal parts."""
+        """Return a load of one request per row, in equal parts."""
         path = server.path(encoding)
         return Plan(
             settings,
@@ -56,7 +55,7 @@ class Job:
 
 
 def settings_of(url: str, encoding: Encoding, clients: int = 1, seconds: float = 1.0) -> Settings:
-    """A closed loop, warmed up for a fifth of its time and half a second at least."""
+    """Settings of a closed loop, with a warm-up of a fifth of its time, at least half a second."""
     return Settings(
         url,
         clients=clients,
@@ -67,10 +66,10 @@ def settings_of(url: str, encoding: Encoding, clients: int = 1, seconds: float =
 
 
 def check(server: Server, job: Job, encoding: Encoding, at: Running) -> None:
-    """Ask for all rows at once: everybody must get the answer to his own. Raises `Skipped`."""
-    shots = job.plan(server, encoding, settings_of(at.url, encoding)).shots
+    """Send all rows at once; each must get its own answer. Raises `Skipped`."""
+    requests = job.plan(server, encoding, settings_of(at.url, encoding)).requests
     with ThreadPoolExecutor(KINDS) as pool:
-        responses = list(pool.map(lambda shot: ask(at.port, shot.request), shots))
+        responses = list(pool.map(lambda request: ask(at.port, request.message), requests))
     for expected, (status, head, body) in zip(job.answers, responses, strict=True):
         if status != 200:
             raise Skipped(f"it answered {status} {body[:200]!r}")
@@ -85,8 +84,9 @@ def check(server: Server, job: Job, encoding: Encoding, at: Running) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One load. `cpu_us` is what the processes that serve took for one request. A `doubtful` one
-    may say more of the generator than of the server.
+    """The result of one load. `cpu_us` is the CPU time of the server's processes per request.
+
+    A `doubtful` result may be limited by the generator and not by the server.
     """
 
     rate: float
@@ -99,12 +99,12 @@ class Seen:
 def load(
     server: Server, job: Job, encoding: Encoding, at: Running, clients: int, seconds: float
 ) -> Seen:
-    """Drive it. Raises `Skipped` unless everybody got 200."""
+    """Run one load. Raises `Skipped` unless every status is 200."""
     settings = settings_of(at.url, encoding, clients, seconds)
     samples: list[tuple[float, int, float]] = []
 
     def watch(progress: Progress) -> None:
-        samples.append((progress.elapsed_s, progress.settled, at.cpu_seconds()))
+        samples.append((progress.elapsed_s, progress.completed, at.cpu_seconds()))
 
     try:
         report: Report = process.run(job.plan(server, encoding, settings), watch)
@@ -127,7 +127,7 @@ def load(
 
 
 def cpu_us(samples: Sequence[tuple[int, float]]) -> float:
-    """CPU microseconds a request, of (requests, CPU seconds) counted up: last less first."""
+    """Return CPU microseconds per request, from cumulative (requests, CPU seconds)."""
     if len(samples) < 2 or samples[-1][0] == samples[0][0]:
         return math.nan
     (before, used_before), (after, used_after) = samples[0], samples[-1]
@@ -135,7 +135,7 @@ def cpu_us(samples: Sequence[tuple[int, float]]) -> float:
 
 
 def middle(seen: Sequence[Seen]) -> Seen:
-    """The median of each number; doubtful, if most are."""
+    """Return the median of each number; doubtful if most results are."""
     return Seen(
         statistics.median(one.rate for one in seen),
         statistics.median(one.p50_ms for one in seen),

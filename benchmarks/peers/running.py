@@ -1,4 +1,4 @@
-"""A server as long as it runs: started in a session of its own, asked, counted, ended."""
+"""Starts a server in its own session, measures its CPU time, and ends it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ END_S: Final = 15.0
 
 
 class Skipped(Exception):
-    """A server cannot be measured; the message says why."""
+    """A server cannot be measured; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers, and every process of it."""
+    """A ready server and all its processes."""
 
     port: int
     processes: tuple[psutil.Process, ...]
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """User and system of all of them, since they started."""
+        """User and system time of all processes since their start."""
         times = [process.cpu_times() for process in self.processes]
         return sum(time.user + time.system for time in times)
 
@@ -75,7 +75,7 @@ def running(server: Server, model: str, encoding: Encoding, request: bytes) -> I
 
 
 def ask(port: int, request: bytes) -> tuple[int, Mapping[str, str], bytes]:
-    """Status, headers in lower case, and body, of a request as it is. Raises `OSError`."""
+    """Send raw bytes; return status, headers in lower case, and body. Raises `OSError`."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         response = HTTPResponse(connection, method="POST")
@@ -88,7 +88,7 @@ def ask(port: int, request: bytes) -> tuple[int, Mapping[str, str], bytes]:
 
 
 def _environment(server: Server, start: Start) -> dict[str, str]:
-    """That of an environment which is activated, and can import this project."""
+    """Return the variables of an activated environment that can import this project."""
     return os.environ | {
         "PATH": f"{server.bin}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -118,7 +118,7 @@ def _wait(master: subprocess.Popen[bytes], port: int, request: bytes, log: Path)
 
 
 def _end(master: subprocess.Popen[bytes]) -> None:
-    """Politely, and then all that is left of its session."""
+    """Terminate the server, then kill the rest of its session."""
     master.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         master.wait(END_S)

@@ -1,6 +1,6 @@
-"""The servers: where each is installed, how it is started, and what of it is not default.
+"""The servers: where each is installed, how it is started, and its settings.
 
-Every one has one process that computes.
+Each has one process that computes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from benchmarks.peers.functions import MODELS, ROWS
 
 ROOT: Final = Path(__file__).parents[2]
 HOME: Final = ROOT / ".peers"
-"""Where `make peers` puts the environments."""
+"""The directory of the environments that `make peers` installs."""
 
 HOSTED: Final = "benchmarks.peers.hosted"
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of a server. `directory` is its own, empty, and its current one."""
+    """One start of a server. `directory` is its working directory, empty at first."""
 
     model: str
     encoding: Encoding
@@ -34,8 +34,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """`environment` is a folder in `HOME`, none is Brim's own. `paths` are none where the server
-    speaks the Open Inference Protocol. `variables` come to `PEER_*`, which every start sets.
+    """How to start and address a server.
+
+    `environment` is a folder in `HOME`, None means Brim's own. `paths` is None if the server
+    implements the Open Inference Protocol. `variables` are added to `PEER_*`, set at every start.
     """
 
     settings: str
@@ -47,13 +49,13 @@ class Server:
 
     @property
     def bin(self) -> Path:
-        """Where its programs are."""
+        """The directory of its programs."""
         if self.environment is None:
             return Path(sys.executable).parent
         return HOME / self.environment / "bin"
 
     def path(self, encoding: Encoding) -> str | None:
-        """Where it infers, unless the protocol says that."""
+        """Its path for inference, None if the protocol defines it."""
         return self.paths[encoding] if self.paths else None
 
 
@@ -75,19 +77,19 @@ def brim(config: str = "") -> Callable[[Start], list[str | Path]]:
 
 
 def hosted(module: str, *arguments: str) -> Callable[[Start], list[str | Path]]:
-    """A module of `hosted/` that starts itself."""
+    """A module of `hosted/` that is run as a program."""
     return lambda start: [start.bin / "python", "-m", f"{HOSTED}.{module}", *arguments]
 
 
 def mosec(start: Start) -> list[str | Path]:
-    """It reads the command line itself."""
+    """mosec, which parses these options itself."""
     options = ["--address", "127.0.0.1", "--port", str(start.port), "--wait", "0"]
     options += ["--path", str(start.directory / "sockets"), "--log-level", "warning"]
     return hosted("mosec_server", *options)(start)
 
 
 def flask(start: Start) -> list[str | Path]:
-    """As many threads as there are clients at most, and a few."""
+    """Run gunicorn with more threads than the maximum number of clients."""
     options: list[str | Path] = [
         "-k",
         "gthread",
@@ -103,14 +105,14 @@ def flask(start: Start) -> list[str | Path]:
 
 
 def fastapi(start: Start) -> list[str | Path]:
-    """Its uvicorn finds uvloop and httptools installed, and takes them."""
+    """uvicorn, which uses uvloop and httptools if they are installed."""
     options = ["--host", "127.0.0.1", "--port", str(start.port), "--no-access-log"]
     options += ["--log-level", "warning"]
     return [start.bin / "uvicorn", *options, f"{HOSTED}.fastapi_app:app"]
 
 
 def window(microseconds: int) -> Callable[[Start], Mapping[str, str]]:
-    """How long a server waits for company."""
+    """The batching window."""
     return lambda _start: {"PEER_WINDOW_US": str(microseconds)}
 
 

@@ -1,4 +1,4 @@
-"""What was seen, as Markdown. Pure."""
+"""Formats the results as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOUBT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a number is of."""
+    """The load that a result belongs to."""
 
     model: str
     encoding: str
@@ -29,18 +29,18 @@ class Cell:
 
 
 class Results:
-    """Every load of every round, and who was skipped, and why."""
+    """The results of every load and round, and the skipped servers with the reasons."""
 
     def __init__(self) -> None:
         self._seen: dict[Cell, list[Seen]] = {}
         self.skipped: dict[str, str] = {}
 
     def add(self, cell: Cell, seen: Seen) -> None:
-        """One more round of it."""
+        """Add the result of one round."""
         self._seen.setdefault(cell, []).append(seen)
 
     def skip(self, what: str, why: str) -> None:
-        """The first reason is kept."""
+        """Record a skipped server; the first reason is kept."""
         self.skipped.setdefault(what, why)
 
     def of(self, model: str, encoding: str) -> dict[int, dict[str, Seen]]:
@@ -54,13 +54,13 @@ class Results:
 
 
 def settings(servers: Iterable[str]) -> str:
-    """How each server was set."""
+    """Return the table of the servers' settings."""
     lines = [f"| {name} | {SERVERS[name].settings} |" for name in servers]
     return "\n".join(("| server | settings |", "|---|---|", *lines, ""))
 
 
 def speeds(results: Results, model: str, encoding: str) -> str:
-    """One model, one encoding: all numbers. A question mark stands behind a doubtful p99."""
+    """Return all numbers of one model and encoding. A question mark marks a doubtful p99."""
     lines = [
         f"| {clients} | {server} | {one.rate:.0f} | {one.p50_ms:.2f} "
         f"| {one.p99_ms:.2f}{' ?' if one.doubtful else ''} | {one.cpu_us:.0f} |"
@@ -76,7 +76,7 @@ def speeds(results: Results, model: str, encoding: str) -> str:
 
 
 def ratios(results: Results, model: str, encoding: str) -> str:
-    """Brim's rate by that of each other server."""
+    """Return Brim's rate divided by that of each other server."""
     found = results.of(model, encoding)
     there = [name for name in SERVERS if any(name in seen for seen in found.values())]
     others = [name for name in there if name not in OURS]
@@ -89,7 +89,7 @@ def ratios(results: Results, model: str, encoding: str) -> str:
             )
             lines.append(f"| {clients} | {ours} | {' | '.join(quotients)} |")
     if not others or not lines:
-        return "No ratios: they take Brim and another server.\n"
+        return "No ratios: they need Brim and another server.\n"
     head = (
         f"| clients | requests/s by that of | {' | '.join(others)} |",
         f"|--:|---|{'--:|' * len(others)}",
@@ -98,6 +98,6 @@ def ratios(results: Results, model: str, encoding: str) -> str:
 
 
 def remarks(results: Results) -> str:
-    """What a question mark means, and who was skipped."""
+    """Return the meaning of the question mark, and the skipped servers."""
     lines = [f"SKIPPED {what}: {why}" for what, why in results.skipped.items()]
-    return "\n".join((DOUBT, "", *(lines or ["Nobody was skipped."])))
+    return "\n".join((DOUBT, "", *(lines or ["No server was skipped."])))

@@ -1,7 +1,6 @@
 """Weights files: where they are, whether they are the right ones, and how they get into a module.
 
-May touch: the file system, safetensors, flax. safetensors only: it holds arrays and nothing else,
-so a file from anywhere cannot run code.
+safetensors only: it holds arrays and nothing else, so a file from anywhere cannot run code.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config import ModelConfig
 from engine.errors import ConfigError, LoadError
-from engine.spec import Array
+from engine.models.config import ModelConfig
+from engine.models.tensors import Array
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -45,9 +44,8 @@ def resolve(config: ModelConfig) -> Path:
 
 
 def check_file(config: ModelConfig, path: Path) -> int:
-    """Check a safetensors file against the pinned checksum; returns the bytes of its arrays.
-
-    Reads the header only, unless a checksum is pinned. Raises `ConfigError`.
+    """Check a safetensors file against the pinned checksum; returns the bytes of its arrays. Reads
+    the header only, unless a checksum is pinned. Raises `ConfigError`.
     """
     if not path.is_file():
         raise ConfigError("path", str(config.source.path), f"weights in {path}")
@@ -60,7 +58,7 @@ def check_file(config: ModelConfig, path: Path) -> int:
 
 
 def _array_bytes(config: ModelConfig, path: Path) -> int:
-    """What the header says: 8 bytes of little-endian length, then JSON with byte offsets."""
+    """Read the header: 8 bytes of little-endian length, then JSON with byte offsets."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -98,18 +96,15 @@ def fill(build: Callable[[nnx.Rngs], nnx.Module], arrays: Mapping[str, Array]) -
     from flax import nnx
 
     graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    flat = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+    flat = {".".join(map(str, path)): (path, leaf) for path, leaf in nnx.to_flat_state(state)}
     missing, surplus = flat.keys() - arrays.keys(), arrays.keys() - flat.keys()
     if missing or surplus:
-        raise LoadError(
-            f"the weights do not fit the module: missing {sorted(missing)}, "
-            f"surplus {sorted(surplus)}"
-        )
-    shapes = {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+        found = f"missing {sorted(missing)}, surplus {sorted(surplus)}"
+        raise LoadError(f"the weights do not fit the module: {found}")
     params: dict[Any, Any] = {}
-    for name, path in flat.items():
-        if arrays[name].shape != shapes[name]:
-            raise LoadError(f"{name} is {arrays[name].shape}, the module expects {shapes[name]}")
+    for name, (path, leaf) in flat.items():
+        if arrays[name].shape != leaf.shape:
+            raise LoadError(f"{name} is {arrays[name].shape}, the module expects {leaf.shape}")
         node = params
         for key in path[:-1]:
             node = node.setdefault(key, {})

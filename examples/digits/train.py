@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from safetensors.numpy import save_file
 
-from engine.models.digit_classifier import DigitClassifier, arrays
+from engine.models.families.digit_classifier import DigitClassifier, arrays
 from examples.digits.dataset import held_out_split
 
 EPOCHS, BATCH, REPORT_EVERY, SEED = 60, 64, 10, 0

@@ -14,8 +14,7 @@ import jax
 from flax import nnx
 from safetensors.numpy import load_file
 
-from engine.model import Model
-from engine.spec import TensorSpec
+from brim import Model, TensorSpec
 
 SPECIES = ("setosa", "versicolor", "virginica")
 HERE = Path(__file__).parent

@@ -17,19 +17,18 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
-from app.answer import Readiness
-from app.deferred import Deferred
-from app.errors import kind_of
-from app.factory import create_app
-from app.hangup import HangupWatcher
-from app.metrics import Metrics
-from app.operation import BINARY, HEADER_LENGTH, JSON, Operation
-from app.services import Services
+from app.http.codecs.messages import Readiness
+from app.http.errors import error_type
+from app.http.factory import create_app
+from app.http.responses.deferred import Deferred
+from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
+from app.http.responses.prepared import PreparedResponse
+from app.http.services import DisconnectWatcher, Services
 from app.settings import Settings
-from engine.config import ModelConfig
-from engine.engine import Engine
-from engine.model import Model
-from engine.observer import Observers
+from app.telemetry.exporter import HttpExporter
+from engine.models.config import ModelConfig
+from engine.models.model import Model
+from engine.serving.client import InProcessClient
 from engine.testing import (
     PuppetCompiler,
     PuppetExecutable,
@@ -79,11 +78,11 @@ class Served:
     """A running app, and everything a test leads it by."""
 
     app: Flask
-    engine: Engine
+    engine: InProcessClient
     compiler: PuppetCompiler
     observer: RecordingObserver
     registry: CollectorRegistry
-    hangups: HangupWatcher
+    disconnects: DisconnectWatcher
     pool: ThreadPoolExecutor
     alarms: list[Callable[[], None]]
 
@@ -153,7 +152,7 @@ def hold_to_its_word(app: Flask) -> list[str]:
                 note(response)
         return response
 
-    def note_if_broken(operation: Operation, method: str, path: str, response: Response) -> None:
+    def note_if_broken(operation: Operation, method: str, path: str, response: Any) -> None:
         try:
             compare(operation, path, response)
         except (AssertionError, msgspec.ValidationError) as error:
@@ -163,15 +162,18 @@ def hold_to_its_word(app: Flask) -> list[str]:
     return broken
 
 
-def compare(operation: Operation, path: str, response: Response) -> None:
+def compare(operation: Operation, path: str, said: Response | PreparedResponse) -> None:
     """Raises for a status, a content type or a field that the operation does not have."""
+    response = said
+    if isinstance(said, PreparedResponse):
+        response = Response(said.body, said.status, said.headers)
     status, kind = response.status_code, operation.answer
     if status == 499:
-        return  # for the log: nobody is there to read it
+        return  # for the log: the client has disconnected
     if status != 200:
         unready = status == 503 and issubclass(kind, Readiness)
         assert status in operation.errors or unready, "a status that the route does not list"
-        kind = kind if unready else kind_of(path)
+        kind = kind if unready else error_type(path)
     media = operation.media if status == 200 else (JSON,)
     assert response.mimetype in media, "a content type that the route does not list"
     if response.headers.get("Content-Encoding") or response.mimetype not in (JSON, BINARY):
@@ -195,7 +197,7 @@ def serve() -> Iterator[Serve]:
         **changes: Any,
     ) -> Served:
         settings = settings_of(*models, **changes)
-        registry, observer = CollectorRegistry(), RecordingObserver()
+        registry, observer = CollectorRegistry(auto_describe=True), RecordingObserver()
         alarms: list[Callable[[], None]] = []
 
         def watch(alarm: Callable[[], None]) -> Callable[[], None]:
@@ -203,25 +205,25 @@ def serve() -> Iterator[Serve]:
             return lambda: None
 
         timing = {} if clock is None else {"clock": clock}
-        metrics = Metrics(settings.models, registry, **timing)
+        metrics = HttpExporter(registry)
         puppets = compiler or PuppetCompiler()
-        engine = Engine(
+        engine = InProcessClient(
             settings.models,
-            Observers([metrics, observer]),
+            observer,
             load=model,
             compiler=puppets,
             watch_compiles=watch,
             **timing,
         )
-        hangups = HangupWatcher()
-        app = create_app(settings, engine, metrics, hangups)
+        disconnects = DisconnectWatcher()
+        app = create_app(settings, engine, metrics, disconnects)
         broken.append(hold_to_its_word(app))
         pool = ThreadPoolExecutor(4, "client")
-        served = Served(app, engine, puppets, observer, registry, hangups, pool, alarms)
+        served = Served(app, engine, puppets, observer, registry, disconnects, pool, alarms)
         started.append(served)
         engine.start()
         if wait:
-            assert engine.wait_settled(PATIENCE_S)
+            assert engine.wait_startup_finished(PATIENCE_S)
         return served
 
     yield start
@@ -229,7 +231,7 @@ def serve() -> Iterator[Serve]:
         served.release()
         served.engine.close()
         served.pool.shutdown()
-        served.hangups.close()
+        served.disconnects.close()
     assert not [said for one in broken for said in one]
 
 

@@ -1,4 +1,4 @@
-"""Settings: what a config may say, and the one line that tells what is wrong with it."""
+"""Settings: what a config may contain, and the one line for each mistake in it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import CONNECTIONS, ModelTable, ServerTable, Settings, load
-from engine.config import ModelConfig, Source
+from app.settings import MAX_CONNECTIONS, ModelTable, ServerTable, Settings, load
 from engine.errors import ConfigError
+from engine.models.config import ModelConfig, Source
 
 Write = Callable[[str], Path]
 
@@ -36,20 +36,20 @@ NO_MODEL_KEYS = (
 def refusal(file: Path, environment: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as refused:
         load(file, environment)
-    said = str(refused.value)
-    assert "\n" not in said
-    return said
+    line = str(refused.value)
+    assert "\n" not in line
+    return line
 
 
-# --- what may be said -----------------------------------------------------------------------------
+# --- valid configs --------------------------------------------------------------------------------
 
 
-def test_a_config_that_says_the_least_gets_the_defaults(write: Write) -> None:
+def test_a_minimal_config_gets_the_defaults(write: Write) -> None:
     file = write(PUPPET)
     source = Source(factory="engine.testing:puppet_model")
     assert load(file) == Settings(
         file=str(file),
-        models=(ModelConfig("p", source, base=file.parent),),
+        models=(ModelConfig(name="p", source=source, base=file.parent),),
         host="127.0.0.1",
         port=8000,
         worker="brim",
@@ -61,7 +61,7 @@ def test_a_config_that_says_the_least_gets_the_defaults(write: Write) -> None:
     )
 
 
-def test_every_key_arrives_where_it_belongs_with_its_unit(write: Write) -> None:
+def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
     file = write(
         """
         [server]
@@ -134,7 +134,7 @@ def test_relative_paths_start_from_the_configs_directory(
     assert load(file).models[0].base == file.parent
 
 
-def test_a_model_that_is_not_required_may_lack_its_weights(write: Write) -> None:
+def test_a_model_that_is_not_required_may_have_no_weights(write: Write) -> None:
     (model,) = load(write(DIGITS + 'path = "gone"\nrequired = false\n')).models
     assert model.source.path == "gone"
 
@@ -151,9 +151,7 @@ def test_a_model_that_is_not_required_may_lack_its_weights(write: Write) -> None
     ],
     ids=["default", "a name", "everywhere", "no host", "everywhere, v6", "v6"],
 )
-def test_the_url_is_one_that_a_person_on_this_machine_can_open(
-    write: Write, bind: str, url: str
-) -> None:
+def test_the_url_can_be_opened_on_this_machine(write: Write, bind: str, url: str) -> None:
     assert load(write(f'[server]\nbind = "{bind}"\n{PUPPET}')).url == url
 
 
@@ -172,47 +170,47 @@ def test_the_url_is_one_that_a_person_on_this_machine_can_open(
 def test_flags_win_over_the_environment_which_wins_over_the_file(
     write: Write, file: str | None, environment: str | None, flag: str | None, host: str
 ) -> None:
-    said = f'bind = "{file}"' if file else ""
+    line = f'bind = "{file}"' if file else ""
     variables = {"BRIM_BIND": environment} if environment else {}
-    settings = load(write(f"[server]\n{said}\n{PUPPET}"), variables)
+    settings = load(write(f"[server]\n{line}\n{PUPPET}"), variables)
     assert settings.with_flags(bind=flag).host == host
 
 
 @pytest.mark.parametrize(
-    ("worker", "threads", "places"),
+    ("worker", "threads", "limit"),
     [
         ("gthread", 2, 1),
         ("gthread", 8, 7),
         ("gthread", 32, 30),
         ("gthread", 256, 240),
-        ("brim", 2, CONNECTIONS),
-        ("brim", 256, CONNECTIONS),
+        ("brim", 2, MAX_CONNECTIONS),
+        ("brim", 256, MAX_CONNECTIONS),
     ],
     ids=[
         "one is kept free",
         "one is kept free of a few",
         "a sixteenth is two",
         "the default",
-        "no thread for each",
-        "whatever their number",
+        "a request holds no thread",
+        "for any number of threads",
     ],
 )
-def test_where_a_request_holds_a_thread_a_sixteenth_of_them_stays_free(
-    write: Write, worker: str, threads: int, places: int
+def test_where_each_request_holds_a_thread_one_in_sixteen_stays_free(
+    write: Write, worker: str, threads: int, limit: int
 ) -> None:
     file = write(f'[server]\nworker = "{worker}"\nthreads = {threads}\n{PUPPET}')
-    assert load(file).places == places
+    assert load(file).max_concurrent_requests == limit
 
 
-def test_the_worker_follows_the_same_order_and_brings_its_threads(write: Write) -> None:
+def test_the_worker_follows_the_same_order_and_sets_its_number_of_threads(write: Write) -> None:
     file = write(PUPPET)
     assert (load(file).worker, load(file).threads) == ("brim", 16)
     changed = load(file, {"BRIM_WORKER": "gthread"})
     assert (changed.worker, changed.threads) == ("gthread", 256)
     changed = load(file, {"BRIM_WORKER": "gthread"}).with_flags(worker="brim")
     assert (changed.worker, changed.threads) == ("brim", 16)
-    told = load(file, {"BRIM_WORKER": "gthread", "BRIM_THREADS": "9"})
-    assert (told.worker, told.threads) == ("gthread", 9)
+    both = load(file, {"BRIM_WORKER": "gthread", "BRIM_THREADS": "9"})
+    assert (both.worker, both.threads) == ("gthread", 9)
     kept = load(write(f"[server]\nthreads = 9\n{PUPPET}"), {"BRIM_WORKER": "brim"})
     assert (kept.worker, kept.threads) == ("brim", 9)
 
@@ -235,7 +233,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
     )
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -256,7 +254,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"{PUPPET}zzz = 1\n",
             f"models[0].zzz: got 1, expected a known key, one of {NO_MODEL_KEYS}",
-            id="an unknown key that is like no other",
+            id="an unknown key with no similar one",
         ),
         pytest.param(
             f"[sever]\n{PUPPET}",
@@ -271,7 +269,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"[server]\nthreads = true\n{PUPPET}",
             "server.threads: got True, expected int",
-            id="true is no number",
+            id="true is not a number",
         ),
         pytest.param(
             f"{PUPPET}rows = [1, 2.5]\n",
@@ -292,7 +290,9 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             f"{PUPPET}options = 1\n", "models[0].options: got 1, expected object", id="no table"
         ),
         pytest.param(
-            f"server = 3\n{PUPPET}", "server: got 3, expected object", id="a server that is none"
+            f"server = 3\n{PUPPET}",
+            "server: got 3, expected object",
+            id="a server that is no table",
         ),
         pytest.param(
             '[models]\nname = "p"\n',
@@ -302,12 +302,12 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f'[server]\nworker = "sync"\n{PUPPET}',
             "server.worker: got 'sync', expected one of brim, gthread",
-            id="a worker that there is not",
+            id="an unknown worker",
         ),
         pytest.param(
             f"[server]\nthreads = 0\n{PUPPET}",
             "server.threads: got 0, expected int >= 2",
-            id="nobody to serve",
+            id="no thread to serve",
         ),
         pytest.param(
             f"[server]\nmax_body_bytes = 0\n{PUPPET}",
@@ -322,12 +322,12 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"[server]\nkeepalive_s = nan\n{PUPPET}",
             "server.keepalive_s: got nan, expected int",
-            id="no time at all",
+            id="not a time",
         ),
         pytest.param(
             f"[server]\ngraceful_timeout_s = inf\n{PUPPET}",
             "server.graceful_timeout_s: got inf, expected int",
-            id="for ever",
+            id="an endless time",
         ),
         pytest.param(
             f'[server]\nbind = "nope"\n{PUPPET}',
@@ -359,7 +359,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             '[[models]]\nname = "a/b"\nfactory = "a:b"\n',
             "models[0].name: got 'a/b', expected letters, digits, dots, dashes and underscores",
-            id="a name that is no part of a URL",
+            id="a name that does not fit a URL",
         ),
         pytest.param(
             PUPPET + PUPPET,
@@ -418,7 +418,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f'{DIGITS}path = "w"\nsha256 = "ABC"\n',
             "models[0].sha256: got 'ABC', expected 64 hexadecimal digits in lower case",
-            id="a checksum that is none",
+            id="a malformed checksum",
         ),
         pytest.param(
             '[[models]]\nname = "p"\nfactory = "nocolon"\n',
@@ -429,7 +429,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             '[[models]]\nname = "p"\nfactory = "no_such_module:f"\n',
             "models[0].factory: got 'no_such_module:f', "
             "expected a module 'no_such_module' that can be imported",
-            id="a factory that is nowhere",
+            id="a factory in a missing module",
         ),
         pytest.param(
             f"{PUPPET}rows = [2, 1]\n",
@@ -459,12 +459,12 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"{PUPPET}timeout_ms = 0\n",
             "models[0].timeout_ms: got 0.0, expected more than 0 milliseconds",
-            id="no time to answer",
+            id="no time to respond",
         ),
         pytest.param(
             f"{PUPPET}slo_ms = inf\n",
             "models[0].slo_ms: got inf, expected more than 0 milliseconds",
-            id="no promise",
+            id="no objective",
         ),
         pytest.param(
             f"{PUPPET}tolerance = -0.1\n",
@@ -479,23 +479,23 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"{PUPPET}in_flight = 0\n",
             "models[0].in_flight: got 0, expected a whole number from 1 up",
-            id="nothing may run",
+            id="no batch may run",
         ),
         pytest.param(
             f"{PUPPET}compile_threads = 0\n",
             "models[0].compile_threads: got 0, expected a whole number from 1 up",
-            id="nobody to compile",
+            id="no thread to compile",
         ),
     ],
 )
-def test_a_wrong_config_is_told_in_one_line_with_file_key_value_and_what_is_allowed(
+def test_a_wrong_config_is_reported_in_one_line_with_file_key_value_and_what_is_allowed(
     write: Write, text: str, line: str
 ) -> None:
     file = write(text)
     assert refusal(file) == f"{file}: {line.replace('{directory}', str(file.parent))}"
 
 
-def test_weights_that_are_not_the_pinned_ones_are_told_with_both_checksums(write: Write) -> None:
+def test_weights_with_another_checksum_are_reported_with_both_checksums(write: Write) -> None:
     file = write(f'{DIGITS}path = "w"\nsha256 = "{"0" * 64}"\n')
     weights = file.parent / "w"
     weights.write_bytes(b"")
@@ -505,7 +505,7 @@ def test_weights_that_are_not_the_pinned_ones_are_told_with_both_checksums(write
     )
 
 
-def test_a_file_that_is_not_toml_is_told_with_the_place(write: Write) -> None:
+def test_a_file_that_is_not_toml_is_reported_with_the_place(write: Write) -> None:
     file = write("[[models]\n")
     assert refusal(file) == (
         f"{file}: got 'brim.toml', expected TOML: "
@@ -513,13 +513,13 @@ def test_a_file_that_is_not_toml_is_told_with_the_place(write: Write) -> None:
     )
 
 
-def test_a_file_that_is_not_text_is_told_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "brim.toml"
     file.write_bytes(b"\xff\xfe")
     assert refusal(file).startswith(f"{file}: got 'brim.toml', expected TOML: 'utf-8' codec")
 
 
-def test_a_file_that_is_not_there_is_told_with_the_systems_reason(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_systems_reason(tmp_path: Path) -> None:
     gone = tmp_path / "gone.toml"
     assert refusal(gone) == f"got '{gone}', expected a readable file: No such file or directory"
     assert refusal(tmp_path) == f"got '{tmp_path}', expected a readable file: Is a directory"
@@ -538,7 +538,7 @@ def test_a_file_that_is_not_there_is_told_with_the_systems_reason(tmp_path: Path
     ],
     ids=["bind", "threads", "no threads", "negative threads"],
 )
-def test_a_wrong_variable_is_told_by_its_own_name(
+def test_a_wrong_variable_is_reported_under_its_own_name(
     write: Write, environment: dict[str, str], line: str
 ) -> None:
     assert refusal(write(PUPPET), environment) == line
@@ -553,7 +553,7 @@ def test_a_wrong_variable_is_told_by_its_own_name(
     ],
     ids=["bind", "threads", "worker"],
 )
-def test_a_wrong_flag_is_told_by_its_own_name(
+def test_a_wrong_flag_is_reported_under_its_own_name(
     write: Write, flags: dict[str, object], line: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -566,7 +566,7 @@ VALUES = st.sampled_from(["1", "-1", "true", "'a'", "[1]", "{}", "nan", "[{}]", 
 
 
 @given(st.lists(st.sampled_from(["[server]", "[[models]]", "[models]"]) | st.tuples(KEYS, VALUES)))
-def test_whatever_a_file_says_it_loads_or_is_told_in_one_line(
+def test_any_file_loads_or_is_reported_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str | tuple[str, str]]
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any.toml"
@@ -581,11 +581,11 @@ def test_whatever_a_file_says_it_loads_or_is_told_in_one_line(
     assert "\n" not in line
 
 
-# --- one place for everything ---------------------------------------------------------------------
+# --- one place for each default -------------------------------------------------------------------
 
 
-def test_what_the_file_leaves_out_is_decided_in_one_place() -> None:
-    # a default in both the file's table and the engine's config would part some day
+def test_each_default_is_defined_in_one_place() -> None:
+    # a default in both the file's table and the engine's config could diverge
     for field in msgspec.structs.fields(ModelTable):
         if field.name in ModelConfig.__dataclass_fields__ and field.name != "name":
             assert field.default is msgspec.UNSET, field.name
@@ -602,26 +602,28 @@ def documented(table: str) -> dict[str, Any]:
     return found
 
 
-def _value(written: str) -> Any:
+def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {written}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return written
+        return text
 
 
 @pytest.mark.parametrize(
     ("table", "struct"), [("[server]", ServerTable), ("[[models]]", ModelTable)]
 )
-def test_every_key_is_in_the_readme_and_no_other(table: str, struct: type[msgspec.Struct]) -> None:
+def test_the_readme_lists_exactly_the_keys_that_exist(
+    table: str, struct: type[msgspec.Struct]
+) -> None:
     assert sorted(documented(table)) == sorted(struct.__struct_fields__)
 
 
-def test_the_readme_tells_the_defaults_as_they_are() -> None:
-    said = documented("[server]") | documented("[[models]]")
+def test_the_readme_has_the_right_defaults() -> None:
+    written = documented("[server]") | documented("[[models]]")
     actual = {field.name: field.default for field in msgspec.structs.fields(ServerTable)}
     actual |= {field.name: field.default for field in dataclasses.fields(ModelConfig)}
-    actual |= {key: actual[f"{key[:-2]}s"] * 1e3 for key in said if key.endswith("_ms")}
-    without = {key for key, default in said.items() if default in ("", "none", "required")}
+    actual |= {key: actual[f"{key[:-2]}s"] * 1e3 for key in written if key.endswith("_ms")}
+    without = {key for key, default in written.items() if default in ("", "none", "required")}
     assert without == {
         "name",
         "family",
@@ -632,6 +634,6 @@ def test_the_readme_tells_the_defaults_as_they_are() -> None:
         "lengths",
         "threads",
     }
-    for key in said.keys() - without:
+    for key in written.keys() - without:
         default = actual[key]
-        assert said[key] == (list(default) if isinstance(default, tuple) else default), key
+        assert written[key] == (list(default) if isinstance(default, tuple) else default), key

@@ -1,4 +1,4 @@
-"""What the tests of the codecs share: requests as bytes, arrays of every datatype."""
+"""Shared by the tests of the codecs: requests as bytes, arrays of every datatype."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from app.codec import InferRequest, oip
+from app.http.codecs import oip
+from app.http.codecs.messages import InferRequest
 from engine.errors import InvalidRequest
-from engine.spec import DTYPES, LENGTH, Array, TensorSpec
+from engine.models.tensors import DTYPES, LENGTH, Array, TensorSpec
 
 X = TensorSpec("x", "FP32", (2,))
 IDS = TensorSpec("ids", "INT64", (LENGTH,))
@@ -27,7 +28,7 @@ def request_of(*tensors: dict[str, Any], **more: Any) -> bytes:
 
 
 def binary(spec: TensorSpec, shape: tuple[int, ...], size: int, **more: Any) -> dict[str, Any]:
-    """A tensor that announces its bytes."""
+    """A tensor with a `binary_data_size`."""
     return {
         "name": spec.name,
         "shape": list(shape),
@@ -38,12 +39,12 @@ def binary(spec: TensorSpec, shape: tuple[int, ...], size: int, **more: Any) -> 
 
 
 def elements(*texts: bytes) -> bytes:
-    """BYTES as they travel in binary."""
+    """BYTES in their binary form."""
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
 def read(body: bytes, *specs: TensorSpec, header: int | None = None) -> InferRequest:
-    """Decode a request to a model of these inputs that has the one output `y`."""
+    """Decode a request for a model with these inputs and the output `y`."""
     return oip.decode(body, header, specs or (X, IDS), (Y,))
 
 
@@ -53,7 +54,7 @@ def read_binary(header: bytes, raw: bytes, *specs: TensorSpec) -> InferRequest:
 
 
 def refusal(body: bytes, *specs: TensorSpec, header: int | None = None) -> str:
-    """Why a request is refused."""
+    """The message with which a request is refused."""
     with pytest.raises(InvalidRequest) as refused:
         read(body, *specs, header=header)
     return str(refused.value)
@@ -67,7 +68,7 @@ def nest(flat: list[Any], shape: list[int]) -> list[Any]:
 
 
 def same(one: Array, other: Array) -> bool:
-    """Bit by bit: -0.0 is not 0.0, and a NaN is itself."""
+    """Compare bit by bit: -0.0 differs from 0.0, and NaN equals itself."""
     if one.dtype == object:
         return one.shape == other.shape and one.tolist() == other.tolist()
     return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
@@ -85,7 +86,7 @@ def jsonable(datatype: str, shape: tuple[int, ...]) -> st.SearchStrategy[Array]:
 
 
 def any_bits(datatype: str, shape: tuple[int, ...]) -> st.SearchStrategy[Array]:
-    """Arrays of whatever bits: NaNs, infinities, bytes that are no text."""
+    """Arrays of any bits: NaNs, infinities, bytes that are not UTF-8."""
     dtype = DTYPES[datatype]
     if datatype == "BYTES":
         return arrays_of.arrays(object, shape, elements=st.binary(max_size=4))
@@ -112,6 +113,6 @@ def json_tensors(draw: st.DrawFn, name: str = "t") -> tuple[TensorSpec, Array]:
 
 @st.composite
 def binary_tensors(draw: st.DrawFn, name: str = "t") -> tuple[TensorSpec, Array]:
-    """Any tensor there is, and its spec."""
+    """A tensor of any datatype, and its spec."""
     datatype, shape = draw(st.sampled_from(sorted(DTYPES))), draw(SHAPES)
     return TensorSpec(name, datatype, shape[1:]), draw(any_bits(datatype, shape))

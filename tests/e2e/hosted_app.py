@@ -1,7 +1,7 @@
 """A plain WSGI app for the tests of the worker, and gunicorn's settings for it.
 
-It is quick for what says so in its path. `/block` waits for a file, `/hang` blocks the one thread
-that others need, `/stream` and `/large` have answers of many parts and of one, `/odd/...` does what
+It runs inline what says so in its path. `/block` waits for a file, `/hang` blocks the loop's
+thread, `/stream` and `/large` have answers of many parts and of one, `/odd/...` does what
 WSGI allows and few do, or fails at a stage of its own. With HOOKS in the environment gunicorn's
 hooks are there, with FILES as many open files are allowed.
 """
@@ -49,8 +49,8 @@ class Hosted:
 
     config: Mapping[str, int] = {"MAX_CONTENT_LENGTH": 100_000}
 
-    def quick(self, environ: Mapping[str, Any]) -> bool:
-        return environ["PATH_INFO"].startswith(("/quick", "/hang"))
+    def inline(self, environ: Mapping[str, Any]) -> bool:
+        return environ["PATH_INFO"].startswith(("/inline", "/hang"))
 
     def __call__(  # noqa: C901, PLR0911
         self, environ: dict[str, Any], start_response: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""A real server process on a free port of this machine, and what a test may ask of it."""
+"""A real server process on a free port, and its test helpers."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ PATIENCE_S = 120.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Server:
-    """One server process. `log` is everything it wrote."""
+    """One server process; `log` is its output."""
 
-    def __init__(self, command: list[str], port: int, log: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], port: int, log: Path, env: dict[str, str], cwd: Path = ROOT
+    ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         self.log_directory = log.parent
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | env
+                command, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=os.environ | env
             )
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """Its output so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Ask until it is so; fail with the server's log when it takes too long."""
+        """Poll until the condition holds; fail with the server's log after a timeout."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -60,15 +62,15 @@ class Server:
         pytest.fail(f"{what} did not happen:\n{self.log}")
 
     def alive(self) -> bool:
-        """Does it answer at all?"""
+        """Whether it answers."""
         return requests.get(f"{self.url}/healthz", timeout=10).status_code == 200
 
     def ready(self) -> bool:
-        """Do all its required models serve?"""
+        """Whether all required models are ready."""
         return requests.get(f"{self.url}/readyz", timeout=10).status_code == 200
 
     def serves(self, model: str) -> bool:
-        """Does this model serve?"""
+        """Whether this model is ready."""
         return requests.get(f"{self.url}/v2/models/{model}/ready", timeout=10).status_code == 200
 
     def infer(self, model: str, **tensor: Any) -> requests.Response:
@@ -77,7 +79,7 @@ class Server:
         return requests.post(url, json={"inputs": [tensor]}, timeout=60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal it and wait; its exit status."""
+        """Send a signal, wait, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:

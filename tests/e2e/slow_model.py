@@ -1,4 +1,4 @@
-"""A model that takes as long as its test wants, for tests of shutdown and hang-ups.
+"""A model whose speed the test controls, for tests of shutdown and disconnects.
 
 Each row waits, on the device's thread, until the file `gate` is there; it counts its executions in
 the file `count`. Real JAX, real executable: the wait is a host callback.
@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from engine.model import Model
-from engine.spec import TensorSpec
+from brim import Model, TensorSpec
 
 
 def create(gate: str, count: str) -> Model:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bench import report
+from tests.app.cli.bench.made import read
 from tests.e2e.server import BIN, Server
 
 pytestmark = pytest.mark.e2e
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize("form", ["--json", "--binary"])
 @pytest.mark.parametrize("pace", ["--clients=4", "--rate=50"])
-def test_both_loops_in_both_forms_get_answers_and_nothing_else(
+def test_both_loops_in_both_forms_get_only_answers(
     digits_server: Server, tmp_path: Path, pace: str, form: str
 ) -> None:
     out, picture = tmp_path / "report.json", tmp_path / "report.png"
@@ -29,7 +29,7 @@ def test_both_loops_in_both_forms_get_answers_and_nothing_else(
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    seen = report.read(out.read_bytes())
+    seen = read(out.read_bytes())
     assert list(seen.statuses) == [200]
     assert seen.failures == {}
     assert all(each.ok.count > 0 for each in seen.targets)

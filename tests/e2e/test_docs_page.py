@@ -1,4 +1,4 @@
-"""The page at /docs, in a real browser, without any network."""
+"""The page at /docs, in a real browser without network access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_page_shows_the_models_operation_and_its_tensor(
         tool("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",
         "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}",
-        # nothing but this machine exists for it
+        # the browser can reach this machine only
         "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
         "--virtual-time-budget=10000", "--dump-dom",
         f"{digits_server.url}/docs#/Your%20models/infer_digits",
@@ -36,7 +36,7 @@ def test_the_page_shows_the_models_operation_and_its_tensor(
     assert "Unable to render" not in page
 
 
-def test_the_page_is_made_of_nothing_from_elsewhere(digits_server: Server) -> None:
+def test_the_page_loads_nothing_from_other_hosts(digits_server: Server) -> None:
     page = requests.get(f"{digits_server.url}/docs", timeout=10).text
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert links

@@ -29,7 +29,7 @@ def kserve() -> Any:
 
 
 def asked(kserve: Any, question: Callable[[Any], Awaitable[Any]]) -> Any:
-    """The answer to one question, on a client of its own."""
+    """Send one request with a new client."""
 
     async def ask() -> Any:
         client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", timeout=30))
@@ -92,7 +92,7 @@ def test_texts_become_the_references_embeddings(
         pytest.param("digits", 400, r"image: shape \[3, 8, 7\] does not fit", id="another-shape"),
     ],
 )
-def test_a_mistake_is_raised_with_our_words(
+def test_an_invalid_request_raises_the_servers_message(
     kserve: Any, digits_server: Server, model: str, status: int, says: str
 ) -> None:
     tensor = kserve.InferInput("image", [3, 8, 7], "FP32")

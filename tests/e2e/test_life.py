@@ -1,4 +1,4 @@
-"""Start, refusals, hang-ups and shutdown of a real server."""
+"""Start, refusals, disconnects and shutdown of a real server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 class Slow:
-    """A server whose one model waits for `open_gate`."""
+    """A server whose model waits for the `gate` file."""
 
     def __init__(
         self,
@@ -68,10 +68,10 @@ rows = [1]
         return sum(map(int, self.count.read_text(encoding="utf-8").split()))
 
 
-def test_while_it_compiles_it_is_alive_but_not_ready_and_says_how_far(
+def test_while_compiling_it_is_alive_but_not_ready_and_reports_progress(
     start: Any, tmp_path: Path
 ) -> None:
-    # a module that is imported on the engine's thread, and waits there for the test
+    # the engine's thread imports this module, which waits for the test
     (tmp_path / "late_model.py").write_text(
         "import pathlib, time\n"
         "def create(gate):\n"
@@ -104,7 +104,7 @@ WORKERS = pytest.mark.parametrize("worker", ["brim", "gthread"])
 
 
 @WORKERS
-def test_sigterm_answers_what_was_accepted_and_exits_0(
+def test_sigterm_answers_accepted_requests_and_exits_0(
     start: Any, tmp_path: Path, worker: str
 ) -> None:
     slow = Slow(tmp_path, start, worker=worker)
@@ -121,7 +121,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(
 
 
 @WORKERS
-def test_a_client_that_hangs_up_while_queued_never_reaches_the_device(
+def test_a_client_that_disconnects_while_queued_never_reaches_the_device(
     start: Any, tmp_path: Path, worker: str
 ) -> None:
     slow = Slow(tmp_path, start, worker=worker, in_flight=1)
@@ -145,7 +145,7 @@ def test_a_client_that_hangs_up_while_queued_never_reaches_the_device(
 
 
 @WORKERS
-def test_behind_a_users_middleware_what_is_told_of_a_request_is_told_of_its_answer(
+def test_behind_a_users_middleware_requests_are_counted_with_their_final_answer(
     start: Any, tmp_path: Path, worker: str
 ) -> None:
     gunicorn = [str(BIN / "gunicorn"), "-c", "configs/gunicorn.py", "-b", "127.0.0.1:{port}"]
@@ -174,7 +174,7 @@ def test_behind_a_users_middleware_what_is_told_of_a_request_is_told_of_its_answ
     assert slow.server.stop() == 0
 
 
-def test_a_deadline_counts_the_queue_and_a_full_queue_says_when_to_come_back(
+def test_a_deadline_includes_the_queue_and_a_full_queue_has_retry_after(
     start: Any, tmp_path: Path
 ) -> None:
     slow = Slow(tmp_path, start, in_flight=1, max_queue_rows=1, timeout_ms=3000)
@@ -196,7 +196,7 @@ def test_a_deadline_counts_the_queue_and_a_full_queue_says_when_to_come_back(
     assert slow.server.stop() == 0
 
 
-def test_sigterm_while_it_compiles_ends_it_with_0(start: Any) -> None:
+def test_sigterm_while_compiling_exits_0(start: Any) -> None:
     server = start(HERE.parents[1] / "configs" / "demo.toml")
     server.until(server.alive, "a first answer")
     assert server.stop() == 0
@@ -215,7 +215,7 @@ def test_sigterm_while_it_compiles_ends_it_with_0(start: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("host", ["brim", "gunicorn"])
-def test_a_wrong_config_exits_2_with_one_line_before_any_device(
+def test_a_wrong_config_exits_2_with_one_line_before_it_touches_a_device(
     host: str, config: str, problem: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "wrong.toml"
@@ -224,7 +224,7 @@ def test_a_wrong_config_exits_2_with_one_line_before_any_device(
         "brim": [BIN / "brim", "serve", path],
         "gunicorn": [BIN / "gunicorn", "-c", "configs/gunicorn.py", "app.wsgi:app"],
     }[host]
-    # a device that does not exist would be a louder error, if it were touched
+    # touching this device, which does not exist, would fail differently
     env = os.environ | {"BRIM_CONFIG": str(path), "JAX_PLATFORMS": "nonexistent"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

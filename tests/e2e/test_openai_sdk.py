@@ -25,7 +25,7 @@ def client(demo_server: Server) -> Iterator[openai.OpenAI]:
 
 
 def numbers(embedding: list[float] | str) -> np.ndarray:
-    """The SDK unpacks base64 only where it asked for it by itself."""
+    """The SDK decodes base64 only if it requested base64 itself."""
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), "<f4")
     return np.array(embedding)
@@ -65,7 +65,7 @@ def test_usage_counts_the_tokens_with_their_special_ones(client: openai.OpenAI) 
     assert answer.usage.total_tokens == answer.usage.prompt_tokens
 
 
-def test_tokens_stand_for_their_text(client: openai.OpenAI) -> None:
+def test_tokens_give_the_embedding_of_their_text(client: openai.OpenAI) -> None:
     text = client.embeddings.create(model="minilm", input="hello world").data[0].embedding
     for tokens in ([7592, 2088], [[7592, 2088]]):
         answer = client.embeddings.create(model="minilm", input=tokens)
@@ -88,7 +88,7 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
         pytest.param("minilm", [10**9], openai.BadRequestError, "token 1000000000", id="no-token"),
     ],
 )
-def test_errors_are_those_that_the_sdk_knows(
+def test_errors_have_the_sdks_types(
     client: openai.OpenAI,
     model: str,
     text: str | list[str] | list[int],

@@ -1,4 +1,4 @@
-"""The OpenAPI document that a real server gives, held against what the server does."""
+"""A real server's OpenAPI document, compared with the server's behaviour."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKS = (
     "response_schema_conformance",
 )
 
-# a deadline that no server could meet is refused with 503, as the document says
+# an impossible deadline is refused with 503, as documented
 EXPECTED = """
 [checks.not_a_server_error]
 expected-statuses = ["1xx", "2xx", "3xx", "4xx", 503]
@@ -43,7 +43,7 @@ rows = [1, 2]
 
 @pytest.fixture(scope="module")
 def server(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """A server of numbers and of texts, so that every route has something to answer."""
+    """A server with a numeric and a text model, so that every route can answer."""
     directory = tmp_path_factory.mktemp("openapi")
     (directory / "text_model.py").symlink_to(Path(__file__).with_name("text_model.py"))
     config = directory / "both.toml"
@@ -61,7 +61,7 @@ def document(server: Server) -> dict[str, Any]:
 def generate(
     url: str, report: Path, *options: str
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Counter[int]]]:
-    """Generated requests: how it ended, and how often each operation answered which status."""
+    """Run generated requests; return the exit and the count of each operation and status."""
     (report.parent / "schemathesis.toml").write_text(EXPECTED, encoding="utf-8")
     command = [
         BIN / "schemathesis", "run", f"{url}/openapi.json", "--seed", "20", "--no-color",
@@ -77,17 +77,17 @@ def generate(
         if ended is not None:
             recorder = ended["recorder"]
             seen = statuses.setdefault(recorder["label"], Counter())
-            for exchange in recorder.get("interactions", {}).values():
-                seen[exchange["response"]["status_code"]] += 1
+            for cycle in recorder.get("interactions", {}).values():
+                seen[cycle["response"]["status_code"]] += 1
     return done, statuses
 
 
-def test_thousands_of_generated_requests_are_answered_as_the_document_says(
+def test_thousands_of_generated_requests_are_answered_as_documented(
     server: Server, document: dict[str, Any], tmp_path: Path
 ) -> None:
     done, statuses = generate(
         server.url, tmp_path / "report",
-        # the document's own path is left out unless it is asked for
+        # the tool omits the document's own path by default
         "--include-path-regex", ".", "--phases", "examples,coverage,fuzzing", "-n", "40",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -100,7 +100,7 @@ def test_thousands_of_generated_requests_are_answered_as_the_document_says(
     assert {label for label, seen in statuses.items() if seen[200]} == operations
 
 
-# --- and it is noticed when they are not ----------------------------------------------------------
+# --- wrong answers are detected -------------------------------------------------------------------
 
 Answer = tuple[int, str, bytes]
 Lie = Callable[[Answer], str]
@@ -108,7 +108,7 @@ Lie = Callable[[Answer], str]
 
 @pytest.fixture
 def lie(document: dict[str, Any]) -> Iterator[Lie]:
-    """Start a server that has our document, and one answer to everything else; its URL."""
+    """Start a server with Brim's document and one answer to all other paths; return its URL."""
     started: list[ThreadingHTTPServer] = []
 
     def start(answer: Answer) -> str:
@@ -123,7 +123,7 @@ def lie(document: dict[str, Any]) -> Iterator[Lie]:
                 self.wfile.write(body)
 
             def log_message(self, *_args: object) -> None:
-                """Nobody reads it."""
+                """Write no log."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Liar)
         started.append(server)
@@ -174,7 +174,7 @@ def lie(document: dict[str, Any]) -> Iterator[Lie]:
         ),
     ],
 )
-def test_an_answer_that_is_not_as_the_document_says_is_noticed(
+def test_an_answer_that_differs_from_the_document_is_detected(
     lie: Lie, tmp_path: Path, path: str, answer: Answer, problem: str | None
 ) -> None:
     options = ("--include-path", path, "--phases", "fuzzing", "-n", "1")

@@ -15,12 +15,12 @@ from tests.e2e.server import Server
 pytestmark = pytest.mark.e2e
 
 JSON = ("--input-tensor-format", "json", "--output-tensor-format", "json")
-# short windows, and content with a few of them: this is about whether it runs, not how fast
+# few short windows: this tests that it runs, not how fast
 QUICK = ("--measurement-interval", "500", "--stability-percentage", "900", "--max-trials", "3")
 
 
 def analyze(program: Path, server: Server, model: str, *options: str) -> str:
-    """Its report, once it has ended well."""
+    """Return its report after a successful run."""
     libraries = program.parents[1] / "lib"
     done = subprocess.run(
         [program, "-i", "http", "-u", f"127.0.0.1:{server.port}", "-m", model, *QUICK, *options],
@@ -53,7 +53,7 @@ def number(report: str, name: str) -> float:
         pytest.param(("--request-rate-range", "20", *JSON), id="json-request-rate"),
     ],
 )
-def test_it_measures_the_digits_and_reads_our_statistics(
+def test_it_measures_the_digits_and_reads_the_servers_statistics(
     tool: Callable[[str], Path], digits_server: Server, options: tuple[str, ...]
 ) -> None:
     check(analyze(tool("perf_analyzer"), digits_server, "digits", *options))
@@ -68,14 +68,14 @@ def test_it_measures_the_digits_and_reads_our_statistics(
         pytest.param(("--string-data", "to the brim", "-b", "4", *JSON), id="json-four-texts"),
     ],
 )
-def test_it_makes_up_texts_by_what_the_metadata_says(
+def test_it_generates_texts_from_the_metadata(
     tool: Callable[[str], Path], demo_server: Server, options: tuple[str, ...]
 ) -> None:
     check(analyze(tool("perf_analyzer"), demo_server, "minilm", *options))
 
 
 def check(report: str) -> None:
-    """It got answers, and read our statistics."""
+    """Check that it got answers and read the statistics."""
     assert number(report, "Throughput") > 0
     assert number(report, "Inference count") >= number(report, "Execution count") > 0
     assert number(report, "Successful request count") > 0

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real Brim, with the config and the rules that are shipped."""
+"""A real Prometheus scrapes a real Brim, with the shipped configuration and rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIPPED: Final = CONFIGS / "prometheus"
 DASHBOARD: Final[dict[str, Any]] = json.loads((CONFIGS / "grafana" / "brim.json").read_text())
 
 EMPTY: Final = {"Refused by error": "nothing is refused here"}
-"""Panels that have nothing to show, and why."""
+"""Panels without data, and why."""
 
 Ask = Callable[[str], list[dict[str, Any]]]
 
@@ -33,7 +33,7 @@ def prometheus(
     digits_server: Server,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Server:
-    """Prometheus, ready: the shipped config, but for this Brim's port and a faster pace."""
+    """Prometheus with the shipped configuration, except the port and a shorter interval."""
     program = tool("prometheus")
     config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -58,7 +58,7 @@ def prometheus(
 
 @pytest.fixture(scope="module")
 def ask(prometheus: Server) -> Ask:
-    """Ask Prometheus for an expression, now."""
+    """Evaluate an expression now."""
 
     def ask(expression: str) -> list[dict[str, Any]]:
         query = {"query": expression}
@@ -72,7 +72,7 @@ def ask(prometheus: Server) -> Ask:
 
 @pytest.fixture(scope="module")
 def one_digit(digits_server: Server) -> Callable[[], None]:
-    """Send one request, which is answered."""
+    """Send one request and check its answer."""
 
     def send() -> None:
         image = {"name": "image", "datatype": "FP32", "shape": [1, 8, 8], "data": [16] * 64}
@@ -83,7 +83,7 @@ def one_digit(digits_server: Server) -> Callable[[], None]:
 
 @pytest.fixture(scope="module")
 def seen(ask: Ask, prometheus: Server, one_digit: Callable[[], None]) -> Ask:
-    """Ask for an expression until there are numbers, with requests coming in meanwhile."""
+    """Evaluate an expression until it has data, while requests arrive."""
 
     def seen(expression: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def seen(ask: Ask, prometheus: Server, one_digit: Callable[[], None]) -> Ask:
     return seen
 
 
-def test_prometheus_sees_brim_and_its_model(seen: Ask) -> None:
+def test_prometheus_scrapes_brim_and_its_model(seen: Ask) -> None:
     assert seen('up{job="brim"} == 1')
     assert seen("brim_ready == 1")
     (ready,) = seen("brim_model_ready == 1")
@@ -118,7 +118,7 @@ def test_every_answered_request_is_counted(seen: Ask, one_digit: Callable[[], No
     assert after["metric"]["job"] == "brim"
 
 
-def test_the_rules_are_loaded_and_evaluate_without_an_error(prometheus: Server) -> None:
+def test_the_rules_evaluate_without_an_error(prometheus: Server) -> None:
     def rules() -> list[dict[str, Any]]:
         said = requests.get(f"{prometheus.url}/api/v1/rules", timeout=10).json()
         return [rule for group in said["data"]["groups"] for rule in group["rules"]]
@@ -144,9 +144,7 @@ def panels() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("title", "target"), list(panels()))
-def test_a_panel_has_something_to_show(
-    title: str, target: dict[str, Any], ask: Ask, seen: Ask
-) -> None:
+def test_a_panel_has_data(title: str, target: dict[str, Any], ask: Ask, seen: Ask) -> None:
     expression = target["expr"].replace("$__rate_interval", "15s").replace("$model", ".*")
     found = ask(expression) if title in EMPTY else seen(expression)
     wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))

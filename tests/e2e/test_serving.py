@@ -1,4 +1,4 @@
-"""The demo as its clients see it: real weights, real gunicorn, real HTTP."""
+"""The demo with real weights, gunicorn and HTTP."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_fifty_sentences_in_one_request_come_back_in_order(
     np.testing.assert_allclose(got, np.load(REFERENCE / "minilm.npy"), atol=1e-5, rtol=0)
 
 
-def test_a_truncated_sentence_is_said_to_be_truncated(
+def test_the_response_reports_a_truncated_sentence(
     demo_server: Server, sentences: list[str]
 ) -> None:
     tokens = json.loads((REFERENCE / "minilm_tokens.json").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def test_the_digits_reach_97_percent_on_held_out_images(demo_server: Server) -> 
     assert right / len(held_out.labels) >= 0.97
 
 
-def test_64_clients_with_distinct_rows_never_get_each_others_answer(demo_server: Server) -> None:
+def test_64_clients_with_distinct_rows_each_get_their_own_answer(demo_server: Server) -> None:
     _, held_out = held_out_split()
     alone = [
         output(demo_server.infer("digits", **image(picture[None])), "probabilities")[0]
@@ -116,7 +116,7 @@ def test_the_cost_table_has_every_bucket_once(demo_server: Server) -> None:
     assert all(line["seconds"] > 0 for line in stats["cost_table"])
 
 
-def test_two_good_requests_with_a_bad_one_between_are_answered_right(demo_server: Server) -> None:
+def test_a_bad_request_between_two_good_ones_does_not_affect_them(demo_server: Server) -> None:
     good, bad = np.ones((1, 8, 8), np.float32), np.ones((1, 8, 7), np.float32)
 
     def ask(picture: np.ndarray) -> requests.Response:
@@ -129,7 +129,7 @@ def test_two_good_requests_with_a_bad_one_between_are_answered_right(demo_server
     np.testing.assert_array_equal(output(first, "label"), output(second, "label"))
 
 
-def test_the_two_ways_to_host_it_serve_the_same(
+def test_both_ways_to_host_it_give_the_same_answers(
     demo_server: Server, start: Any, digits_config: Path
 ) -> None:
     other = start(

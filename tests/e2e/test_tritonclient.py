@@ -95,7 +95,7 @@ def test_json_and_binary_give_the_same_answer_both_ways(triton: Any, client: Any
         assert got.dtype == np.float32
 
 
-def test_only_the_outputs_that_were_asked_for_come_with_the_id(triton: Any, client: Any) -> None:
+def test_only_the_requested_outputs_are_returned_with_the_id(triton: Any, client: Any) -> None:
     answer = client.infer(
         "digits",
         [image(triton, PICTURES, binary=True)],
@@ -113,9 +113,9 @@ def test_only_the_outputs_that_were_asked_for_come_with_the_id(triton: Any, clie
 def test_bodies_may_be_compressed_both_ways(
     triton: Any, digits_server: Server, algorithm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # it prints what it sends and what headers come back
+    # it prints the request and the response headers
     client = triton.InferenceServerClient(f"127.0.0.1:{digits_server.port}", verbose=True)
-    # enough rows for an answer that is worth compressing
+    # enough rows for an answer that is compressed
     many = np.repeat(PICTURES, 200, axis=0)
     plain = client.infer("digits", [image(triton, many, binary=True)])
     assert "Content-Encoding" not in capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_bodies_may_be_compressed_both_ways(
     client.close()
 
 
-def test_many_at_once_each_get_their_own(triton: Any, client: Any) -> None:
+def test_concurrent_requests_each_get_their_own_answer(triton: Any, client: Any) -> None:
     alone = [
         client.infer("digits", [image(triton, picture[None], binary=True)]).as_numpy("label")
         for picture in PICTURES
@@ -148,7 +148,9 @@ def test_many_at_once_each_get_their_own(triton: Any, client: Any) -> None:
         np.testing.assert_array_equal(answer.get_result().as_numpy("label"), alone[i % 3])
 
 
-def test_threads_with_a_client_each(triton: Any, digits_server: Server) -> None:
+def test_threads_with_one_client_each_get_their_own_answer(
+    triton: Any, digits_server: Server
+) -> None:
     def ask(number: int) -> np.ndarray:
         mine = triton.InferenceServerClient(f"127.0.0.1:{digits_server.port}")
         try:
@@ -225,7 +227,7 @@ def test_texts_become_the_references_embeddings(
         pytest.param("digits", 8, {"sequence_id": 7}, "400", "sequences are not", id="a-sequence"),
     ],
 )
-def test_a_mistake_is_raised_with_our_words(
+def test_an_invalid_request_raises_the_servers_message(
     triton: Any, client: Any, model: str, rows: int, asked: dict[str, Any], status: str, says: str
 ) -> None:
     with pytest.raises(triton.InferenceServerException, match=says) as refused:
@@ -233,7 +235,7 @@ def test_a_mistake_is_raised_with_our_words(
     assert refused.value.status() == status
 
 
-def test_what_triton_gives_beside_tensors_is_refused(triton: Any, client: Any) -> None:
+def test_tritons_unsupported_extensions_are_refused(triton: Any, client: Any) -> None:
     inputs = [image(triton, PICTURES, binary=True)]
     classes = triton.InferRequestedOutput("probabilities", class_count=2)
     with pytest.raises(triton.InferenceServerException, match="classes are not served") as refused:
@@ -263,8 +265,8 @@ def test_the_statistics_add_up(triton: Any, client: Any) -> None:
     assert executed == after["inference_count"]
 
 
-def test_this_client_leaves_the_rest_of_python_as_it_was() -> None:
-    # it is made of gevent, which can change the standard library under everybody's feet
+def test_the_client_does_not_patch_the_standard_library() -> None:
+    # it is built on gevent, which can patch the standard library for the whole process
     code = (
         "import json, tritonclient.http, gevent.monkey as m; "
         "print(json.dumps([m.is_module_patched(n) for n in ('socket', 'threading', 'time')]))"

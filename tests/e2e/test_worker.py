@@ -38,7 +38,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         server = Server(command, port, directory / "log", env)
         servers.append(server)
         if "--certfile" not in options:
-            server.until(lambda: get(server, "/quick").status_code == 200, "a first answer")
+            server.until(lambda: get(server, "/inline").status_code == 200, "a first answer")
         return server
 
     yield one
@@ -117,7 +117,7 @@ CLOSE = "Connection: close"
 # --- what comes in -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/quick", "/pool"])
+@pytest.mark.parametrize("path", ["/inline", "/pool"])
 @pytest.mark.parametrize("step", [1, 7, 10_000])
 def test_a_request_may_arrive_in_pieces_of_any_size(server: Server, path: str, step: int) -> None:
     whole = request(path, b"x" * 300, CLOSE)
@@ -127,7 +127,7 @@ def test_a_request_may_arrive_in_pieces_of_any_size(server: Server, path: str, s
     assert said.endswith(path.encode() + b" " + b"x" * 300)
 
 
-CHUNKED = b"POST /quick HTTP/1.1\r\nHost: brim\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = b"POST /inline HTTP/1.1\r\nHost: brim\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -142,46 +142,46 @@ CHUNKED = b"POST /quick HTTP/1.1\r\nHost: brim\r\nTransfer-Encoding: chunked\r\n
 )
 @pytest.mark.parametrize("step", [1, 1000])
 def test_chunked_bodies_end_where_they_say(server: Server, body: bytes, step: int) -> None:
-    then = request("/quick/next", b"", CLOSE)
+    then = request("/inline/next", b"", CLOSE)
     parts = [(CHUNKED + body)[at : at + step] for at in range(0, len(CHUNKED + body), step)]
     first, second = (part.rpartition(b"\r\n\r\n")[2] for part in split(talk(server, *parts, then)))
-    assert first == (b"/quick hello" if b"llo" in body else b"/quick ")
-    assert second == b"/quick/next "
+    assert first == (b"/inline hello" if b"llo" in body else b"/inline ")
+    assert second == b"/inline/next "
 
 
 def split(said: bytes) -> list[bytes]:
     return [b"HTTP/1.1 " + part for part in said.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_pipelined_requests_are_answered_in_order_whoever_runs_them(server: Server) -> None:
-    paths = ["/quick/0", "/pool/1", "/quick/2", "/pool/3", "/stream", "/quick/5", "/environ/6"]
-    sent = b"".join(request(path, b"b" * 10) for path in paths) + request("/quick/9", b"", CLOSE)
+def test_pipelined_requests_are_answered_in_order_wherever_they_run(server: Server) -> None:
+    paths = ["/inline/0", "/pool/1", "/inline/2", "/pool/3", "/stream", "/inline/5", "/environ/6"]
+    sent = b"".join(request(path, b"b" * 10) for path in paths) + request("/inline/9", b"", CLOSE)
     answers = split(talk(server, sent))
     assert len(answers) == 8
-    assert [answers[at].rpartition(b"\r\n\r\n")[2][:8] for at in (0, 1, 2, 3, 5, 7)] == [
-        b"/quick/0",
-        b"/pool/1 ",
-        b"/quick/2",
-        b"/pool/3 ",
-        b"/quick/5",
-        b"/quick/9",
+    assert [answers[at].rpartition(b"\r\n\r\n")[2].split()[0] for at in (0, 1, 2, 3, 5, 7)] == [
+        b"/inline/0",
+        b"/pool/1",
+        b"/inline/2",
+        b"/pool/3",
+        b"/inline/5",
+        b"/inline/9",
     ]
 
 
 def test_a_thousand_pipelined_requests_are_answered(server: Server) -> None:
-    sent = request("/quick") * 1000 + request("/quick", b"last", CLOSE)
+    sent = request("/inline") * 1000 + request("/inline", b"last", CLOSE)
     assert len(split(talk(server, sent))) == 1001
 
 
 def test_a_client_is_asked_for_its_body_when_it_waits_for_that(server: Server) -> None:
-    head, _, _ = request("/quick", b"body!", "Expect: 100-continue", CLOSE).partition(b"body!")
+    head, _, _ = request("/inline", b"body!", "Expect: 100-continue", CLOSE).partition(b"body!")
     with connect(server) as client:
         client.sendall(head)
         assert until_contains(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"body!")
         said = to_the_end(client)
     assert said.startswith(b"HTTP/1.1 200 OK")
-    assert said.endswith(b"/quick body!")
+    assert said.endswith(b"/inline body!")
 
 
 def test_a_body_that_is_too_long_is_not_asked_for(server: Server) -> None:
@@ -197,23 +197,23 @@ def test_a_body_that_is_too_long_does_not_keep_its_client_from_the_answer(server
     assert said.endswith(b"not read")
 
 
-def test_a_body_that_nobody_reads_is_skipped(server: Server) -> None:
+def test_a_body_that_is_not_read_is_skipped(server: Server) -> None:
     said = talk(
-        server, request("/unread", b"GET / HTTP/1.1\r\n\r\n"), request("/quick", b"", CLOSE)
+        server, request("/unread", b"GET / HTTP/1.1\r\n\r\n"), request("/inline", b"", CLOSE)
     )
     assert [answer.rpartition(b"\r\n\r\n")[2] for answer in split(said)] == [
         b"not read",
-        b"/quick ",
+        b"/inline ",
     ]
 
 
 @pytest.mark.parametrize(
     ("head", "stays"),
     [
-        (b"GET /quick HTTP/1.0\r\n", False),
-        (b"GET /quick HTTP/1.0\r\nConnection: keep-alive\r\n", True),
-        (b"GET /quick HTTP/1.1\r\nHost: b\r\n", True),
-        (b"GET /quick HTTP/1.1\r\nHost: b\r\nConnection: close\r\n", False),
+        (b"GET /inline HTTP/1.0\r\n", False),
+        (b"GET /inline HTTP/1.0\r\nConnection: keep-alive\r\n", True),
+        (b"GET /inline HTTP/1.1\r\nHost: b\r\n", True),
+        (b"GET /inline HTTP/1.1\r\nHost: b\r\nConnection: close\r\n", False),
     ],
 )
 def test_a_connection_stays_or_ends_as_its_client_wants(
@@ -221,16 +221,16 @@ def test_a_connection_stays_or_ends_as_its_client_wants(
 ) -> None:
     with connect(server) as client:
         client.sendall(head + b"\r\n")
-        said = until_contains(client, b"/quick ")
+        said = until_contains(client, b"/inline ")
         assert (b"Connection: keep-alive" in said) is stays
         if stays:
-            client.sendall(request("/quick", b"again", CLOSE))
+            client.sendall(request("/inline", b"again", CLOSE))
         assert (b"again" in to_the_end(client)) is stays
 
 
 # --- refused as gunicorn refuses it --------------------------------------------------------------
 
-HEAD = b"POST /quick HTTP/1.1\r\nHost: b\r\n"
+HEAD = b"POST /inline HTTP/1.1\r\nHost: b\r\n"
 BAD = {
     "two lengths": HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
     "two equal lengths": HEAD + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
@@ -244,7 +244,7 @@ BAD = {
     "chunked, not last": HEAD + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
     "an unknown coding": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a bare LF in the head": b"GET /quick HTTP/1.1\nHost: b\n\n",
+    "a bare LF in the head": b"GET /inline HTTP/1.1\nHost: b\n\n",
     "a bare LF after a header": HEAD + b"X: 1\nY: 2\r\n\r\n",
     "a bare CR in a header": HEAD + b"X: 1\rY: 2\r\n\r\n",
     "a NUL in a header": HEAD + b"X: 1\0\r\n\r\n",
@@ -253,13 +253,13 @@ BAD = {
     "an underscore": HEAD + b"Content_Length: 3\r\n\r\nabc",
     "no colon": HEAD + b"X\r\n\r\n",
     "two hosts": HEAD + b"Host: c\r\n\r\n",
-    "no version": b"GET /quick\r\n\r\n",
-    "HTTP/2": b"GET /quick HTTP/2.0\r\nHost: b\r\n\r\n",
-    "HTTP/3.1": b"GET /quick HTTP/3.1\r\nHost: b\r\n\r\n",
-    "a lower-case method": b"get /quick HTTP/1.1\r\nHost: b\r\n\r\n",
+    "no version": b"GET /inline\r\n\r\n",
+    "HTTP/2": b"GET /inline HTTP/2.0\r\nHost: b\r\n\r\n",
+    "HTTP/3.1": b"GET /inline HTTP/3.1\r\nHost: b\r\n\r\n",
+    "a lower-case method": b"get /inline HTTP/1.1\r\nHost: b\r\n\r\n",
     "a space in the target": b"GET /a b HTTP/1.1\r\nHost: b\r\n\r\n",
     "only empty lines": b"\r\n\r\n\r\n",
-    "an empty line first": b"\r\nGET /quick HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n",
+    "an empty line first": b"\r\nGET /inline HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n",
     "another expectation": HEAD + b"Expect: tea\r\n\r\n",
     "a line too long": b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: b\r\n\r\n",
     "a line that does not end": b"GET /" + b"a" * 9000,
@@ -337,8 +337,8 @@ def test_a_file_is_sent_whole(server: Server) -> None:
 
 
 def test_head_has_no_body(server: Server) -> None:
-    said = talk(server, b"HEAD /quick HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
-    assert b"Content-Length: 7" in said
+    said = talk(server, b"HEAD /inline HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
+    assert b"Content-Length: 8" in said
     assert said.endswith(b"\r\n\r\n")
 
 
@@ -369,7 +369,7 @@ def test_an_application_may_fail_at_any_stage_and_is_closed_once(
 ) -> None:
     expected_status, end, goes_on = STAGES[how]
     for one in (server, gthread):
-        said = talk(one, request(f"/odd/{how}"), request("/quick", b"next", CLOSE))
+        said = talk(one, request(f"/odd/{how}"), request("/inline", b"next", CLOSE))
         answers = split(said)
         assert status(answers[0]).endswith(expected_status)
         if one is server or how != "short":
@@ -402,10 +402,10 @@ def test_views_that_end_their_thread_leave_enough_of_them(server: Server) -> Non
 
 def test_hooks_and_the_access_log_hear_of_every_request(launch: Serve) -> None:
     server = launch(HOOKS="yes")
-    get(server, "/quick/heard")
-    server.until(lambda: "hook after /quick/heard 200 OK" in server.log, "the hook")
-    assert "hook before /quick/heard" in server.log
-    assert "access GET /quick/heard 200" in server.log
+    get(server, "/inline/heard")
+    server.until(lambda: "hook after /inline/heard 200 OK" in server.log, "the hook")
+    assert "hook before /inline/heard" in server.log
+    assert "access GET /inline/heard 200" in server.log
     numbers = talk(server, request("/number") * 2, request("/number", b"", CLOSE))
     assert [said[-1:] for said in split(numbers)] == [b"1", b"2", b"3"]
 
@@ -413,29 +413,29 @@ def test_hooks_and_the_access_log_hear_of_every_request(launch: Serve) -> None:
 # --- others beside it ----------------------------------------------------------------------------
 
 
-def test_views_that_block_and_clients_that_are_slow_stop_nobody(launch: Serve) -> None:
+def test_views_that_block_and_clients_that_are_slow_do_not_stop_the_others(launch: Serve) -> None:
     server = launch("--worker-connections", "2000")
     blocked = [connect(server) for _ in range(8)]  # of 4 threads
     for client in blocked:
         client.sendall(request("/block"))
     idle = [connect(server) for _ in range(1000)]
     for client in idle[:100]:
-        client.sendall(b"POST /quick HTTP/1.1\r\nHost:")
+        client.sendall(b"POST /inline HTTP/1.1\r\nHost:")
     for client in idle[100:200]:
-        client.sendall(request("/quick", b"12345")[:-1])
+        client.sendall(request("/inline", b"12345")[:-1])
     readers = idle[200:240]
     for client in readers:
-        client.sendall(request("/quick/large"))
+        client.sendall(request("/inline/large"))
     for number in range(50):
-        assert get(server, f"/quick/{number}").text == f"/quick/{number} "
+        assert get(server, f"/inline/{number}").text == f"/inline/{number} "
     Path(server.log_directory / "gate").touch()
     for client in blocked:
         assert b"/block " in until_contains(client, b"/block ")
     for client in readers:
-        until_contains(client, b"/quick/large ")
+        until_contains(client, b"/inline/large ")
     for client in idle[100:200]:
         client.sendall(b"5")
-        until_contains(client, b"/quick 12345")
+        until_contains(client, b"/inline 12345")
     for client in [*blocked, *idle]:
         client.close()
 
@@ -456,8 +456,8 @@ def test_a_client_that_never_reads_holds_no_thread(launch: Serve) -> None:
 def test_a_client_may_vanish_at_any_stage_and_leaves_nothing_behind(server: Server) -> None:
     worker = get(server, "/pid").text
     files, traces = open_files(worker), server.log.count("Traceback")
-    stages = [b"", b"PO", request("/quick", b"12345")[:-1], request("/pool"), request("/large")]
-    stages += [CHUNKED, CHUNKED + b"5\r\nab", request("/stream"), request("/quick") + b"PO"]
+    stages = [b"", b"PO", request("/inline", b"12345")[:-1], request("/pool"), request("/large")]
+    stages += [CHUNKED, CHUNKED + b"5\r\nab", request("/stream"), request("/inline") + b"PO"]
     for sent in stages:
         for reset in (True, False):
             client = connect(server)
@@ -473,7 +473,7 @@ def open_files(pid: str) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-@pytest.mark.parametrize("path", ["/quick", "/pool", "/large"])
+@pytest.mark.parametrize("path", ["/inline", "/pool", "/large"])
 def test_a_client_that_has_said_all_is_answered(server: Server, gthread: Server, path: str) -> None:
     for one in (server, gthread):
         with connect(one) as client:
@@ -482,16 +482,16 @@ def test_a_client_that_has_said_all_is_answered(server: Server, gthread: Server,
             assert status(to_the_end(client)) == b"HTTP/1.1 200 OK"
 
 
-def test_a_process_without_free_files_serves_whom_it_has_and_then_the_others(
+def test_a_process_without_free_files_serves_its_clients_and_then_the_others(
     launch: Serve,
 ) -> None:
     server = launch(FILES="64")
     clients = [connect(server) for _ in range(100)]
     for client in clients:
-        client.sendall(request("/quick", b"", CLOSE))
+        client.sendall(request("/inline", b"", CLOSE))
     server.until(lambda: "no more connections for a moment" in server.log, "the warning")
     for client in clients:
-        assert to_the_end(client).endswith(b"/quick ")
+        assert to_the_end(client).endswith(b"/inline ")
 
 
 def test_a_unix_socket_is_served(launch: Serve, tmp_path: Path) -> None:
@@ -499,9 +499,9 @@ def test_a_unix_socket_is_served(launch: Serve, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE_S)
         client.connect(f"{tmp_path}/socket")
-        client.sendall(request("/quick", b"1") * 2 + request("/pool", b"3", CLOSE))
+        client.sendall(request("/inline", b"1") * 2 + request("/pool", b"3", CLOSE))
         assert len(split(to_the_end(client))) == 3
-    assert get(server, "/quick").status_code == 200
+    assert get(server, "/inline").status_code == 200
 
 
 def test_an_idle_connection_costs_little(launch: Serve) -> None:
@@ -510,8 +510,8 @@ def test_an_idle_connection_costs_little(launch: Serve) -> None:
     before = resident(worker)
     clients = [connect(server) for _ in range(2000)]
     for client in clients:
-        client.sendall(request("/quick"))
-        until_contains(client, b"/quick ")
+        client.sendall(request("/inline"))
+        until_contains(client, b"/inline ")
     assert (resident(worker) - before) / len(clients) < 20_000
     for client in clients:
         client.close()
@@ -528,15 +528,15 @@ def resident(pid: int) -> int:
 def test_sigterm_lets_requests_finish_and_answers_what_an_idle_client_sends(launch: Serve) -> None:
     server = launch("--graceful-timeout", "100")
     idle, busy = connect(server), connect(server)
-    idle.sendall(request("/quick"))
-    until_contains(idle, b"/quick ")
+    idle.sendall(request("/inline"))
+    until_contains(idle, b"/inline ")
     busy.sendall(request("/block"))
     server.until(lambda: "/block waits" in server.log, "the request")
     server.process.send_signal(signal.SIGTERM)
     said = b""
     while b"Connection: close" not in said:  # until the signal has arrived
-        idle.sendall(request("/quick", b"more"))
-        said = until_contains(idle, b"/quick more")
+        idle.sendall(request("/inline", b"more"))
+        said = until_contains(idle, b"/inline more")
     assert to_the_end(idle) == b""
     Path(server.log_directory / "gate").touch()
     assert to_the_end(busy).endswith(b"/block ")
@@ -596,7 +596,7 @@ def test_max_requests_lets_those_finish_that_run(launch: Serve) -> None:
     busy = connect(server)
     busy.sendall(request("/block"))
     server.until(lambda: "/block waits" in server.log, "the request")
-    said = talk(server, request("/quick") * 5)
+    said = talk(server, request("/inline") * 5)
     assert b"Connection: close" in split(said)[-1]
     Path(server.log_directory / "gate").touch()
     assert to_the_end(busy).endswith(b"/block ")
@@ -622,16 +622,16 @@ def test_no_more_connections_than_allowed_are_taken(launch: Serve) -> None:
     server = launch("--worker-connections", "3")
     clients = [connect(server) for _ in range(3)]
     for client in clients:
-        client.sendall(request("/quick"))
-        until_contains(client, b"/quick ")
+        client.sendall(request("/inline"))
+        until_contains(client, b"/inline ")
     late = connect(server)
-    late.sendall(request("/quick", b"late", CLOSE))
+    late.sendall(request("/inline", b"late", CLOSE))
     late.settimeout(0.3)
     with pytest.raises(TimeoutError):
         late.recv(1)
     late.settimeout(PATIENCE_S)
     clients.pop().close()
-    assert to_the_end(late).endswith(b"/quick late")
+    assert to_the_end(late).endswith(b"/inline late")
 
 
 # --- TLS -----------------------------------------------------------------------------------------
@@ -648,7 +648,7 @@ def tls(launch: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
         capture_output=True,
     )
     server = launch("--certfile", str(certificate), "--keyfile", str(key))
-    server.until(lambda: secure(server, request("/quick", b"", CLOSE)) != b"", "a first answer")
+    server.until(lambda: secure(server, request("/inline", b"", CLOSE)) != b"", "a first answer")
     return server
 
 
@@ -665,18 +665,18 @@ def secure(server: Server, sent: bytes) -> bytes:
 
 
 def test_tls_is_spoken(tls: Server) -> None:
-    said = secure(tls, request("/quick", b"x" * 90_000) + request("/pool", b"y" * 50_000, CLOSE))
+    said = secure(tls, request("/inline", b"x" * 90_000) + request("/pool", b"y" * 50_000, CLOSE))
     first, second = split(said)
-    assert first.endswith(b"/quick " + b"x" * 90_000)
+    assert first.endswith(b"/inline " + b"x" * 90_000)
     assert second.endswith(b"/pool " + b"y" * 50_000)
     assert secure(tls, request("/large", b"", CLOSE)).endswith(b"7" * 5_000_000)
 
 
-def test_requests_in_many_records_are_answered_in_order_whoever_runs_them(tls: Server) -> None:
+def test_requests_in_many_records_are_answered_in_order_wherever_they_run(tls: Server) -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    paths = [f"/{where}/{number}" for number in range(10) for where in ("pool", "quick")]
+    paths = [f"/{where}/{number}" for number in range(10) for where in ("pool", "inline")]
     with connect(tls) as plain, context.wrap_socket(plain) as client:
         for path in paths:
             client.sendall(request(path, b"b" * 20_000)[:-7])
@@ -687,10 +687,10 @@ def test_requests_in_many_records_are_answered_in_order_whoever_runs_them(tls: S
     assert said == [*paths, "/pool/last"]
 
 
-def test_who_speaks_no_tls_to_a_tls_port_disturbs_nobody(tls: Server) -> None:
+def test_a_client_without_tls_at_a_tls_port_disturbs_no_other(tls: Server) -> None:
     silent = connect(tls)
-    assert b"200 OK" not in talk(tls, request("/quick", b"", CLOSE))
-    assert b"200 OK" in secure(tls, request("/quick", b"", CLOSE))
+    assert b"200 OK" not in talk(tls, request("/inline", b"", CLOSE))
+    assert b"200 OK" in secure(tls, request("/inline", b"", CLOSE))
     silent.close()
 
 

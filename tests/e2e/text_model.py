@@ -1,4 +1,4 @@
-"""A tiny model that turns texts into vectors, for tests of the routes that need one."""
+"""A tiny embedding model, for tests of the routes that need one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from engine.model import Model, Prepared
-from engine.spec import Arrays, TensorSpec
+from brim import Arrays, Model, Prepared, TensorSpec
 
 LETTERS = TensorSpec("letters", "FP32", (8,))
 
 
 def create() -> Model:
-    """A text's vector counts its letters, by their code modulo eight. Every token is a letter."""
+    """A text's vector counts its letters by their code modulo eight. Each letter is a token."""
 
     def preprocess(inputs: Arrays) -> Prepared:
         letters = [np.frombuffer(text, np.uint8) % 8 for text in inputs["text"]]

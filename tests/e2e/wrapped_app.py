@@ -1,17 +1,17 @@
-"""Brim's app with a user's middleware around what it returns, for gunicorn."""
+"""Brim's app inside a user's middleware, for gunicorn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from app import hosting
+from app.hosting.process import build, settings_or_exit
 
 Wsgi = Callable[..., Iterable[bytes]]
 
 
 def loud(wrapped: Wsgi) -> Wsgi:
-    """Calls the app with an environ of its own, and makes its answers upper-case."""
+    """Calls the app with a copy of the environ, and makes its responses upper-case."""
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         parts = wrapped(environ.copy(), start_response)
@@ -20,5 +20,5 @@ def loud(wrapped: Wsgi) -> Wsgi:
     return call
 
 
-app = hosting.build_from_environment()
+app = build(settings_or_exit())
 app.wsgi_app = loud(app.wsgi_app)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What the tests with a real device share: a tiny BERT on disk, and an engine that is closed."""
+"""What the tests with a real device share: a tiny BERT on disk, and a client that is closed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from engine.config import ModelConfig, Source
-from engine.engine import Engine
-from engine.observer import Observer
-from engine.spec import Array
+from engine.models.config import ModelConfig, Source
+from engine.models.tensors import Array, Arrays
+from engine.runtime.pending import PendingResult
+from engine.serving.client import InProcessClient
+from engine.telemetry.events import Observer
 
-Serving = Callable[..., AbstractContextManager[Engine]]
+Serving = Callable[..., AbstractContextManager[InProcessClient]]
 
 WORDS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "full", "to", "the", "brim", "a", "is", "##s")
+
+
+def submit(
+    client: InProcessClient,
+    name: str,
+    inputs: Arrays,
+    timeout_s: float | None = None,
+    priority: int = 0,
+) -> PendingResult:
+    """Admit, prepare and submit one request."""
+    endpoint = client.endpoint(name)
+    return endpoint.submit(endpoint.prepare(endpoint.admit(), inputs, timeout_s, priority))
 
 
 class TinyBert:
@@ -126,7 +139,7 @@ class TinyBert:
 
 def tokenizer() -> Tokenizer:
     """WordPiece over `WORDS` with BERT's normalizer and special tokens. It carries a truncation
-    and a padding of its own, as the published files do; the server must not heed them.
+    and a padding of its own, as the published files do; the server must ignore them.
     """
     made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
@@ -153,18 +166,18 @@ def tiny_directory(tiny_bert: TinyBert, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def serving() -> Serving:
-    """`with serving(config, ...) as engine`: settled inside, closed afterwards."""
+    """`with serving(config, ...) as client`: started inside, closed afterwards."""
 
     @contextmanager
     def serve(
         *configs: ModelConfig, observer: Observer | None = None, **parts: Any
-    ) -> Iterator[Engine]:
-        engine = Engine(configs, observer, **parts)
-        engine.start()
+    ) -> Iterator[InProcessClient]:
+        client = InProcessClient(configs, observer, **parts)
+        client.start()
         try:
-            assert engine.wait_settled(200)
-            yield engine
+            assert client.wait_startup_finished(200)
+            yield client
         finally:
-            engine.close(10)
+            client.close(10)
 
     return serve

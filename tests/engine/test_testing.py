@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from engine.buckets import Bucket
+from engine.compilation.interface import Weights
+from engine.scheduling.buckets import Bucket
 from engine.testing import (
     FakeClock,
     PuppetCompiler,
@@ -20,6 +21,8 @@ from engine.testing import (
     texts,
 )
 
+NO_WEIGHTS = Weights([], 0)
+
 
 def test_a_fake_clock_stands_still_until_it_is_moved() -> None:
     clock = FakeClock(5.0)
@@ -29,8 +32,8 @@ def test_a_fake_clock_stands_still_until_it_is_moved() -> None:
 
 
 def test_the_puppet_model_answers_twice_the_input_plus_one() -> None:
-    model = puppet_model()
-    assert np.array_equal(model.apply(model.params, rows(1, 2))["y"], expected_rows(1, 2))
+    program = puppet_model().program
+    assert np.array_equal(program.apply(program.params, rows(1, 2))["y"], expected_rows(1, 2))
     assert expected_rows(3).tolist() == [[7, -5]]
     assert expected_rows(3).dtype == np.float32
 
@@ -38,7 +41,7 @@ def test_the_puppet_model_answers_twice_the_input_plus_one() -> None:
 def test_a_puppet_runs_freely_and_remembers_what_it_was_given() -> None:
     puppet = PuppetExecutable()
     inputs = rows(1)
-    assert np.array_equal(puppet.launch(inputs).result()["y"], expected_rows(1))
+    assert np.array_equal(puppet.launch(NO_WEIGHTS, inputs).result()["y"], expected_rows(1))
     assert puppet.launched == [inputs]
     assert puppet.entered.acquire(blocking=False)
 
@@ -46,7 +49,7 @@ def test_a_puppet_runs_freely_and_remembers_what_it_was_given() -> None:
 def test_a_held_puppet_says_that_it_is_waited_for_and_waits_for_the_test() -> None:
     puppet = PuppetExecutable()
     puppet.hold()
-    running = puppet.launch(rows(1))
+    running = puppet.launch(NO_WEIGHTS, rows(1))
     assert not puppet.entered.acquire(blocking=False)
     answers = []
     waiter = threading.Thread(target=lambda: answers.append(running.result()))
@@ -60,13 +63,13 @@ def test_a_held_puppet_says_that_it_is_waited_for_and_waits_for_the_test() -> No
 
 def test_a_puppet_fails_when_it_is_told_to() -> None:
     puppet = PuppetExecutable()
-    running = puppet.launch(rows(1))
+    running = puppet.launch(NO_WEIGHTS, rows(1))
     puppet.fail_result = ValueError("result")
     with pytest.raises(ValueError, match="result"):
         running.result()
     puppet.fail_launch = ValueError("launch")
     with pytest.raises(ValueError, match="launch"):
-        puppet.launch(rows(2))
+        puppet.launch(NO_WEIGHTS, rows(2))
     assert len(puppet.launched) == 1
 
 
@@ -91,7 +94,7 @@ def test_a_compiler_waits_at_its_gate_and_fails_when_it_is_told_to() -> None:
         compiler.compile(Bucket(2))
 
 
-def test_a_recording_waits_for_events_and_says_what_it_heard_instead() -> None:
+def test_a_recording_waits_for_events_and_reports_those_it_has_instead() -> None:
     observer = RecordingObserver()
     teller = threading.Thread(target=lambda: [observer.queued("m", n) for n in (1, 2)])
     teller.start()

@@ -1,12 +1,10 @@
 """A coverage-guided fuzz of the decoders: `make fuzz`, one minute.
 
-Needs atheris, which that target installs into an environment of its own. The one rule: whatever
-comes in, either a request comes out or `InvalidRequest`. Anything else is a crash, and the input
-that made it is printed and kept.
+Needs atheris, which that target installs into its own environment. Any input must decode to a
+request or raise `InvalidRequest`. Anything else is a crash; its input is printed and kept.
 
-The JSON parser is compiled and shows the fuzzer no coverage, so most inputs are built
-(`requests.py`): valid requests, with none, one or two rules broken. How many came out as a request
-is said at the end.
+The JSON parser is compiled and reports no coverage, so most inputs are built (`requests.py`): valid
+requests with none, one or two rules broken. A report at the end counts the decoded requests.
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from collections import Counter
 import atheris
 
 with atheris.instrument_imports(include=["app", "engine"]):
-    from app.codec import InferRequest, oip, openai
+    from app.http.codecs import oip, openai
+    from app.http.codecs.messages import InferRequest, parse
     from engine.errors import InvalidRequest
 
 from tests.fuzz.requests import SPECS, Builder
@@ -27,34 +26,34 @@ from tests.fuzz.requests import SPECS, Builder
 tried: Counter[str] = Counter()
 decoded: Counter[str] = Counter()
 valued: Counter[str] = Counter()
-"""Those of the decoded that had values in them."""
+"""Decoded requests that had values."""
 
 
 def note(kind: str, asked: InferRequest) -> None:
-    """Count a request that has values in it."""
+    """Count a request that has values."""
     valued[kind] += any(array.size for array in asked.inputs.values())
 
 
 def embeddings(builder: Builder) -> None:
-    """A request for embeddings, with a field gone wrong now and then."""
+    """A request for embeddings, sometimes with a wrong field."""
     body = builder.embeddings()
     if builder.yes():
         body[builder.pick(("input", "encoding_format", "dimensions", "model"))] = builder.odd()
     given = body["input"]
     if isinstance(given, list) and builder.yes():
         given.append(builder.odd())
-    asked = openai.decode(json.dumps(body).encode())
+    asked = parse(json.dumps(body).encode(), openai.EmbeddingsRequest)
     valued["embeddings"] += openai.sentences(asked, lambda tokens: "x" * len(tokens)).size > 0
 
 
 def infer(builder: Builder) -> None:
-    """JSON, and tensors behind it."""
+    """JSON, and binary tensors after it."""
     body, header = builder.broken().written()
     note("infer", oip.decode(body, header, SPECS, SPECS))
 
 
 def raw(builder: Builder) -> None:
-    """The tensor of one input and nothing else; sometimes for a model that has several."""
+    """One raw tensor; sometimes for a model with several inputs."""
     spec = builder.pick(SPECS)
     body = builder.raw_body(spec)
     if builder.number(0, 3) == 3:
@@ -64,7 +63,7 @@ def raw(builder: Builder) -> None:
 
 
 def anything(builder: Builder) -> None:
-    """Bytes."""
+    """Arbitrary bytes."""
     header = builder.pick((None, 0, 3, 10))
     note("anything", oip.decode(builder.provider.ConsumeBytes(4096), header, SPECS, SPECS))
 
@@ -73,7 +72,7 @@ KINDS = (infer, infer, infer, infer, raw, embeddings, anything)
 
 
 def one(data: bytes) -> None:
-    """One input, through one of the decoders."""
+    """Run one of the decoders on one input."""
     builder = Builder(atheris.FuzzedDataProvider(data))
     decode = builder.pick(KINDS)
     tried[decode.__name__] += 1
@@ -86,7 +85,7 @@ def one(data: bytes) -> None:
 
 @ctypes.CFUNCTYPE(None)
 def report() -> None:
-    """How many inputs there were, and how many of them came out as a request."""
+    """Print the number of inputs and the share that was decoded."""
     for kind, count in sorted(tried.items()):
         print(
             f"{kind}: {count} inputs, {decoded[kind] / count:.0%} decoded, "
@@ -96,7 +95,7 @@ def report() -> None:
 
 
 if __name__ == "__main__":
-    # libFuzzer ends the process itself and leaves Python's own atexit out
+    # libFuzzer ends the process itself, without Python's atexit
     ctypes.CDLL(None).__cxa_atexit(report, None, None)
     atheris.Setup(sys.argv, one)
     atheris.Fuzz()

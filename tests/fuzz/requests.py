@@ -15,8 +15,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from app.codec import oip
-from engine.spec import LENGTH, TensorSpec
+from app.http.codecs import oip
+from engine.models.tensors import LENGTH, TensorSpec
 
 SPECS: Final = (
     TensorSpec("a", "FP32", (2,)),
@@ -26,7 +26,7 @@ SPECS: Final = (
     TensorSpec("e", "BOOL"),
     TensorSpec("f", "UINT8", (2, LENGTH)),
 )
-"""The inputs of the model that is asked, and its outputs."""
+"""The model's inputs, which are also its outputs."""
 
 ODD: Final[tuple[Any, ...]] = (
     None, True, False, -1, 0, 1, 2, 8, 256, 2**31, 2**62, 2**63, 2**64, 1e308, -0.5, math.nan,
@@ -39,7 +39,7 @@ KEYS: Final = (
 
 
 class Provider(Protocol):
-    """What a request is made of; atheris has it."""
+    """The source of values for a request; atheris implements it."""
 
     def ConsumeIntInRange(self, low: int, high: int, /) -> int: ...
     def ConsumeBytes(self, count: int, /) -> bytes: ...
@@ -48,7 +48,7 @@ class Provider(Protocol):
 
 @dataclass
 class Built:
-    """An infer request: its JSON, the tensors behind it, and by how much its header is off."""
+    """An infer request: its JSON, its binary tensors, and the error of its header length."""
 
     body: dict[str, Any]
     parts: list[bytes] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Built:
     cut: int = 0
 
     def written(self) -> tuple[bytes, int | None]:
-        """The body, and the length of its JSON if tensors follow it."""
+        """Return the body, and the length of its JSON if binary tensors follow."""
         text = json.dumps(self.body).encode()
         whole = text + b"".join(self.parts)
         whole = whole[: len(whole) - self.cut]
@@ -64,7 +64,7 @@ class Built:
 
 
 class Builder:
-    """Makes requests out of what a provider gives."""
+    """Builds requests from a provider's values."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -74,21 +74,21 @@ class Builder:
         return self.provider.ConsumeIntInRange(low, high)
 
     def yes(self) -> bool:
-        """Toss a coin."""
+        """A random boolean."""
         return bool(self.number(0, 1))
 
     def pick(self, choices: Sequence[Any]) -> Any:
-        """One of them."""
+        """One of the choices."""
         return choices[self.number(0, len(choices) - 1)]
 
     def text(self) -> str:
         """A few characters of any script."""
         return self.provider.ConsumeUnicodeNoSurrogates(self.number(0, 6))
 
-    # --- what is right ----------------------------------------------------------------------------
+    # --- valid requests ---------------------------------------------------------------------------
 
     def shape(self, spec: TensorSpec, rows: int) -> list[int]:
-        """So many rows of a length of its own."""
+        """A random number of rows and length."""
         return [rows, *(self.number(1, 3) if size == LENGTH else size for size in spec.shape)]
 
     def tensor(self, spec: TensorSpec, rows: int) -> tuple[dict[str, Any], bytes | None]:
@@ -119,7 +119,7 @@ class Builder:
                 return self.number(-(2**20), 2**20) / 8
 
     def raw(self, spec: TensorSpec, count: int) -> bytes:
-        """So many values in binary."""
+        """A number of values in binary."""
         if spec.datatype == "BYTES":
             texts = [self.text().encode() for _ in range(count)]
             return b"".join(struct.pack("<I", len(text)) + text for text in texts)
@@ -129,13 +129,13 @@ class Builder:
         return self.provider.ConsumeBytes(size).ljust(size, b"\0")
 
     def raw_body(self, spec: TensorSpec) -> bytes:
-        """One row of the one input, and nothing else."""
+        """One row of the only input, as raw bytes."""
         if spec.datatype == "BYTES":
             return self.text().encode()
         return self.raw(spec, math.prod(self.shape(spec, 1)))
 
     def request(self) -> Built:
-        """A request that is decoded, whatever it is made of."""
+        """A valid request."""
         rows = self.number(1, 3)
         built = Built({"inputs": []})
         for spec in SPECS:
@@ -146,7 +146,7 @@ class Builder:
             built.parts += [] if raw is None else [raw]
         if self.yes():
             built.body["id"] = self.text()
-        # FP16 comes as binary only: it is wanted so, or left out
+        # FP16 is binary only: requested as binary, or left out
         built.body["parameters"] = {"binary_data_output": True, "timeout": self.number(0, 2**40)}
         if self.yes():
             wanted = [spec.name for spec in SPECS if spec.name != "d" and self.yes()]
@@ -161,11 +161,11 @@ class Builder:
         form = self.pick(("float", "base64"))
         return {"model": "m", "input": given, "encoding_format": form}
 
-    # --- what is wrong ----------------------------------------------------------------------------
+    # --- broken requests --------------------------------------------------------------------------
 
     def broken(self) -> Built:
-        """A request with one rule broken, or two, or none."""
-        # decided first: a short input has no bytes left when the request is made
+        """A request with none, one or two rules broken."""
+        # decided first: a short input has no bytes left after the request is built
         breaks = [self.pick(self._breaks()) for _ in range(self.number(0, 2))]
         built = self.request()
         for each in breaks:
@@ -173,8 +173,8 @@ class Builder:
         return built
 
     def odd(self) -> Any:
-        """Something that has no business where it is put, most of the time."""
-        # a copy: what is put in may be broken further, and the next input starts afresh
+        """A value that is usually wrong where it is put."""
+        # a copy: the value may be changed further, and the next input needs the original
         return self.text() if self.number(0, 7) == 0 else deepcopy(self.pick(ODD))
 
     def _breaks(self) -> tuple[Callable[[Built], None], ...]:
@@ -251,7 +251,7 @@ class Builder:
     def _output(self, built: Built) -> None:
         outputs = built.body.setdefault("outputs", [])
         if isinstance(outputs, list):
-            outputs.append({"name": self.pick(("a", "d", "nobody"))})
+            outputs.append({"name": self.pick(("a", "d", "unknown"))})
 
     def _part(self, built: Built) -> None:
         if not built.parts:
@@ -273,7 +273,7 @@ class Builder:
 
 
 def dict_of(place: Any) -> dict[str, Any]:
-    """The place itself, or one that nobody sees where there is none."""
+    """Return the element, or a detached one if there is none."""
     return place if isinstance(place, dict) else {}
 
 

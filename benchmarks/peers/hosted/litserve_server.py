@@ -1,6 +1,6 @@
-"""LitServe: one process for HTTP, one that batches what waits; between them ZeroMQ, its fast queue.
+"""LitServe: one process for HTTP, one that batches; between them ZeroMQ, its fast queue.
 
-No annotation here may be a string: LitServe hands that of `request` to FastAPI.
+No annotation may be a string: LitServe passes that of `request` to FastAPI.
 """
 
 import os

@@ -1,8 +1,7 @@
-"""mosec: one worker process that batches what waits.
+"""mosec: one worker process that batches.
 
-`PEER_ENCODING` is also `orjson`: mosec's serialization, overridden as its documentation says.
-`--wait 0` on the command line is the only way to say that nothing should wait: 0 as
-`max_wait_time` means 10 ms.
+`PEER_ENCODING` may also be `orjson`, which overrides mosec's serialization as its documentation
+shows. A window of 0 is only possible with `--wait 0`: 0 as `max_wait_time` means 10 ms.
 """
 
 from __future__ import annotations

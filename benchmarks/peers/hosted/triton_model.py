@@ -1,4 +1,4 @@
-"""What Triton's Python backend runs: the waiting requests, as one batch.
+"""The model of Triton's Python backend: runs the queued requests as one batch.
 
 Tensors travel by DLPack. The backend's own conversion was built for numpy 1, and gives wrong values
 with numpy 2, which JAX needs.
@@ -24,15 +24,15 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Compile."""
         self.function = Function(args["model_name"])
-        # numpy's capsules complain on the error output, once a tensor, that the backend has renamed
-        # them: harmless, but dear
+        # numpy's capsules warn on stderr, once per tensor, that the backend has renamed them:
+        # harmless, but slow
         sys.unraisablehook = lambda _unraisable: None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """As many responses as requests, of one row or several each."""
         tensors = [backend.get_input_tensor_by_name(request, "x") for request in requests]
         parts = [np.from_dlpack(tensor) for tensor in tensors]
-        y = self.function(np.concatenate(parts)).copy()  # DLPack takes nothing read-only
+        y = self.function(np.concatenate(parts)).copy()  # DLPack accepts no read-only array
         ends = np.cumsum([len(part) for part in parts[:-1]], dtype=int)
         return [
             backend.InferenceResponse([backend.Tensor.from_dlpack("y", rows)])

@@ -1,7 +1,7 @@
-"""Becomes the `tritonserver` of the nvidia-pytriton wheel, with a model repository of one.
+"""Executes the `tritonserver` of the nvidia-pytriton wheel, with a repository of one model.
 
-Its Python backend runs `triton_model.py` in one process of this environment. PyTriton itself, whose
-proxy stands between the two, takes no part.
+Its Python backend runs `triton_model.py` in one process of this environment. PyTriton's own proxy
+is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     """Lay out the repository in the current directory, and run."""
     name = os.environ["PEER_MODEL"]
     model = MODELS[name]()
-    (x,), (y,) = model.inputs, model.outputs
+    (x,), (y,) = model.signature.inputs, model.signature.outputs
     repository = Path("models").resolve()
     version = repository / name / "1"
     version.mkdir(parents=True)

@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+
+
+class FakePending:
+    """A pending result that a test sets; `outcome` is a value or a reason."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.outcome: object = None
+        self._callback: Callable[[list[FakePending]], object] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an outcome."""
+        return self.outcome is not None
+
+    def on_ready(self, callback: Callable[[list[FakePending]], object]) -> None:
+        """Call it once."""
+        self._callback = callback
+        if self.ready:
+            self.set("")
+
+    def set(self, outcome: object) -> None:
+        """Set the outcome, if there is none, and notify."""
+        self.outcome = self.outcome or outcome
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback([self])
+
+    def cancel(self) -> None:
+        """The client has gone."""
+        self.set("cancelled")
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.set("expired")
+
 
 Pair = tuple[socket.socket, socket.socket]
 

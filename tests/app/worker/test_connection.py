@@ -17,25 +17,16 @@ from flask import Request, Response
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from app.deferred import Deferred
-from app.worker.connection import (
-    BODY_S,
-    HEAD_S,
-    LINGER_S,
-    WRITE_S,
-    Connection,
-    State,
-)
-from app.worker.heads import Heads
+from app.http.responses.deferred import Deferred
+from app.http.responses.prepared import PreparedResponse
+from app.worker.connection import Connection
 from app.worker.loop import Loop
-from app.worker.outbox import Outbox
-from engine.errors import Cancelled, DeadlineExceeded
-from engine.model import Prepared
-from engine.spec import Extent
+from app.worker.protocol.head_cache import HeadCache
+from app.worker.protocol.write_buffer import WriteBuffer
+from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
 from engine.testing import FakeClock
-from engine.ticket import Ticket, announce
 from tests.app.conftest import PATIENCE_S
-from tests.app.worker.conftest import Pair
+from tests.app.worker.conftest import FakePending, Pair
 
 
 class Log:
@@ -77,16 +68,16 @@ def exits_late(start_response: Any) -> Iterator[bytes]:
 
 
 ODD: dict[str, Callable[[Any], Iterable[bytes]]] = {
-    "/quick/short": short,
-    "/quick/none": lambda start_response: short(start_response, "304 Not Modified"),
-    "/quick/fails": fails,
+    "/inline/short": short,
+    "/inline/none": lambda start_response: short(start_response, "304 Not Modified"),
+    "/inline/fails": fails,
     "/exit": lambda _start_response: sys.exit(),
     "/exit/late": exits_late,
 }
 
 
 class Host:
-    """A worker without gunicorn around it. Paths that begin with /quick run at once."""
+    """A worker without gunicorn around it. Paths that begin with /inline run at once."""
 
     handle_error = Worker.handle_error
 
@@ -103,65 +94,62 @@ class Host:
             ),
         )
         self.longest_body = 1000
-        self.heads = Heads(self.cfg)
-        self.parked: dict[Ticket, Callable[[], object]] = {}
+        self.head_cache = HeadCache(self.cfg)
+        self.suspended: dict[Any, Callable[[], object]] = {}
         self.requests = 0
-        self.tickets: list[Ticket] = []
+        self.pending: list[FakePending] = []
         self.clock = clock
         self.ended: list[Connection] = []
 
-    def quick(self, environ: Any) -> bool:
-        return str(environ["PATH_INFO"]).startswith("/quick")
+    def inline(self, environ: Any) -> bool:
+        return str(environ["PATH_INFO"]).startswith("/inline")
 
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path, body = environ["PATH_INFO"], b""
-        with contextlib.suppress(Exception if path == "/quick/swallow" else ()):
+        with contextlib.suppress(Exception if path == "/inline/swallow" else ()):
             body = body if path == "/unread" else environ["wsgi.input"].read()
-        if path in ("/quick/parts", "/parts"):
+        if path in ("/inline/parts", "/parts"):
             start_response("200 OK", [])
             return (b"x" * 40_000 for _ in range(100))
-        if path == "/quick/copied":
+        if path == "/inline/copied":
             return self.later()(environ.copy(), start_response)
-        if path == "/quick/forgotten":
+        if path == "/inline/forgotten":
             self.later()(environ, start_response)
             return Response("mine")(environ, start_response)
         if path in ODD:
             return ODD[path](start_response)
-        if path == "/quick/later":
+        if path == "/inline/later":
             return self.later()(environ, start_response)
-        if path == "/quick/wrapped":
+        if path == "/inline/wrapped":
             return (part.upper() for part in self.later()(environ, start_response))
-        if path == "/quick/lost":
+        if path == "/inline/added":
+            return self.later()(
+                environ,
+                lambda status, headers: start_response(status, [*headers, ("X-Added", "1")]),
+            )
+        if path == "/inline/lost":
             self.later()(environ, start_response)
             raise ZeroDivisionError
         return Response(path.encode() + b" " + body)(environ, start_response)
 
     def later(self) -> Deferred:
-        ticket = Ticket(
-            Prepared({}),
-            Extent(1, None),
-            lane=None,
-            enqueued_at=self.clock(),
-            deadline=self.clock() + 30,
-            clock=self.clock,
-            settled=lambda _tickets: None,
-        )
-        self.tickets.append(ticket)
+        pending = FakePending(self.clock() + 30)
+        self.pending.append(pending)
 
-        def finish() -> Response:
-            try:
-                return Response(f"answer {ticket.result()['y']}")
-            except (Cancelled, DeadlineExceeded) as error:
-                return Response(type(error).__name__, 504)
+        def finish() -> PreparedResponse:
+            text = f"answer {pending.outcome}".encode()
+            if isinstance(pending.outcome, str):
+                return PreparedResponse(text, "text/plain", "504 GATEWAY TIMEOUT")
+            return PreparedResponse(text, "text/plain")
 
-        return Deferred(ticket, finish, lambda: self.left.append(1), quick=True)
+        return Deferred(pending, finish, lambda: self.left.append(1), inline=True)
 
     def count_request(self) -> bool:
         self.requests += 1
         return False
 
-    def tickets_done(self, tickets: list[Ticket]) -> None:
-        self.loop.call_soon([self.parked.pop(ticket) for ticket in tickets])
+    def results_ready(self, results: list[FakePending]) -> None:
+        self.loop.call_soon([self.suspended.pop(result) for result in results])
 
     def closed(self, connection: Connection) -> None:
         self.ended.append(connection)
@@ -174,14 +162,14 @@ class Rig(SimpleNamespace):
     client: socket.socket
     host: Host
 
-    def turn(self) -> None:
+    def tick(self) -> None:
         """Handle what is there."""
         for _ in range(5):
             self.host.loop.run_once(0)
 
     def send(self, data: bytes) -> None:
         self.client.sendall(data)
-        self.turn()
+        self.tick()
 
     def received(self) -> bytes:
         self.client.setblocking(False)
@@ -192,13 +180,13 @@ class Rig(SimpleNamespace):
 
     def wait(self, seconds: float) -> None:
         self.host.clock.advance(seconds)
-        self.turn()
+        self.tick()
 
     def run_pool(self) -> None:
         """What was submitted runs, and what comes of it."""
         while self.host.pool.calls:
             self.host.pool.calls.pop(0)()
-            self.turn()
+            self.tick()
 
     @property
     def closed(self) -> bool:
@@ -212,7 +200,7 @@ def rig(pair: Pair) -> Iterator[Rig]:
     host = Host(FakeClock())
     connection = Connection(host, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))  # type: ignore[arg-type]
     rig = Rig(connection=connection, client=theirs, host=host)
-    rig.turn()
+    rig.tick()
     yield rig
     connection.close()
     host.loop.close()
@@ -222,95 +210,100 @@ def request(path: str, body: bytes = b"", more: str = "") -> bytes:
     return f"POST {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
 
 
-def test_a_quick_request_is_answered_where_it_is_read(rig: Rig) -> None:
-    rig.send(request("/quick", b"body"))
-    assert rig.received().endswith(b"/quick body")
+def test_an_inline_request_is_answered_where_it_is_read(rig: Rig) -> None:
+    rig.send(request("/inline", b"body"))
+    assert rig.received().endswith(b"/inline body")
     assert rig.host.pool.calls == []
-    assert rig.host.log.accesses == ["/quick 200 OK"]
-    rig.send(request("/quick", b"again"))
-    assert rig.received().endswith(b"/quick again")
+    assert rig.host.log.accesses == ["/inline 200 OK"]
+    rig.send(request("/inline", b"again"))
+    assert rig.received().endswith(b"/inline again")
 
 
 def test_any_other_runs_in_the_pool_and_nothing_is_read_meanwhile(rig: Rig) -> None:
-    rig.send(request("/slow") + request("/quick"))
+    rig.send(request("/slow") + request("/inline"))
     assert rig.connection.state is State.RUNNING
     assert rig.host.requests == 1
     while rig.host.pool.calls:
         rig.host.pool.calls.pop(0)()
-        rig.turn()
+        rig.tick()
     said = rig.received()
-    assert said.index(b"/slow ") < said.index(b"/quick ")
+    assert said.index(b"/slow ") < said.index(b"/inline ")
 
 
-def deliver(*tickets: Ticket) -> None:
-    """As the engine does for a batch, on a thread of its own."""
+def deliver(*results: FakePending) -> None:
+    """As the engine does, on a thread of its own."""
 
     def run() -> None:
-        for ticket in tickets:
-            ticket.deliver(0, {"y": [7]})  # type: ignore[dict-item]
-        announce(tickets)
+        for result in results:
+            result.set([7])
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(PATIENCE_S)
 
 
-def test_a_request_that_waits_for_the_engine_is_answered_when_its_ticket_is_done(rig: Rig) -> None:
-    rig.send(request("/quick/later") + request("/quick"))
-    assert rig.connection.state is State.PARKED
+def test_a_suspended_request_is_answered_when_its_result_is_ready(rig: Rig) -> None:
+    rig.send(request("/inline/later") + request("/inline"))
+    assert rig.connection.state is State.SUSPENDED
     assert rig.received() == b"nothing yet"
     assert rig.host.log.accesses == []
-    deliver(*rig.host.tickets)
-    rig.turn()
+    deliver(*rig.host.pending)
+    rig.tick()
     said = rig.received()
-    assert said.index(b"answer [7]") < said.index(b"/quick ")
-    assert rig.host.parked == {}
+    assert said.index(b"answer [7]") < said.index(b"/inline ")
+    assert rig.host.suspended == {}
 
 
-def test_a_middleware_around_the_answer_makes_nobody_wait(rig: Rig) -> None:
-    rig.send(request("/quick/wrapped"))
-    assert rig.connection.state is State.PARKED
-    deliver(*rig.host.tickets)
-    rig.turn()
-    # how long a middleware takes nobody knows
+def test_a_middleware_around_the_answer_blocks_no_thread(rig: Rig) -> None:
+    rig.send(request("/inline/wrapped"))
+    assert rig.connection.state is State.SUSPENDED
+    deliver(*rig.host.pending)
+    rig.tick()
+    # how long a middleware takes is not known
     assert rig.received() == b"nothing yet"
     rig.run_pool()
     assert rig.received().endswith(b"ANSWER [7]")
 
 
-def test_an_answer_that_a_middleware_loses_is_not_computed(rig: Rig) -> None:
-    rig.send(request("/quick/lost"))
+def test_a_header_that_a_middleware_adds_is_sent(rig: Rig) -> None:
+    rig.send(request("/inline/added"))
+    deliver(*rig.host.pending)
+    rig.tick()
+    head, _, body = rig.received().partition(b"\r\n\r\n")
+    assert b"X-Added: 1" in head.split(b"\r\n")
+    assert body == b"answer [7]"
+
+
+def test_the_result_of_an_answer_that_a_middleware_loses_is_cancelled(rig: Rig) -> None:
+    rig.send(request("/inline/lost"))
     assert rig.received().startswith(b"HTTP/1.1 500 ")
-    with pytest.raises(Cancelled):
-        rig.host.tickets[0].result()
-    assert rig.host.parked == {}
+    assert rig.host.pending[0].outcome == "cancelled"
+    assert rig.host.suspended == {}
 
 
-def test_a_ticket_that_nobody_settles_is_settled_at_its_deadline(rig: Rig) -> None:
-    rig.send(request("/quick/later"))
+def test_a_result_that_is_not_set_expires_at_its_deadline(rig: Rig) -> None:
+    rig.send(request("/inline/later"))
     rig.wait(29)
     assert rig.received() == b"nothing yet"
     rig.wait(2)
-    assert rig.received().endswith(b"DeadlineExceeded")
-    assert rig.host.parked == {}
+    assert rig.received().endswith(b"answer expired")
+    assert rig.host.suspended == {}
 
 
-def test_a_client_that_leaves_takes_its_ticket_along(rig: Rig) -> None:
-    rig.send(request("/quick/later"))
+def test_a_client_that_closes_its_connection_cancels_its_result(rig: Rig) -> None:
+    rig.send(request("/inline/later"))
     rig.client.close()
-    rig.turn()
-    with pytest.raises(Cancelled):
-        rig.host.tickets[0].result()
+    rig.tick()
+    assert rig.host.pending[0].outcome == "cancelled"
     assert rig.closed
-    assert rig.host.log.accesses == ["/quick/later 504 GATEWAY TIMEOUT"]
+    assert rig.host.log.accesses == ["/inline/later 504 GATEWAY TIMEOUT"]
 
 
-def test_a_client_that_left_before_its_ticket_was_there_takes_it_along_too(rig: Rig) -> None:
-    rig.client.sendall(request("/quick/later"))
+def test_a_client_that_closed_before_its_request_was_submitted_cancels_it_too(rig: Rig) -> None:
+    rig.client.sendall(request("/inline/later"))
     rig.client.close()
-    rig.turn()
-    with pytest.raises(Cancelled):
-        rig.host.tickets[0].result()
+    rig.tick()
+    assert rig.host.pending[0].outcome == "cancelled"
     assert rig.closed
 
 
@@ -319,13 +312,13 @@ def test_a_client_that_left_before_its_ticket_was_there_takes_it_along_too(rig: 
     [
         pytest.param(b"", HEAD_S, id="nothing"),
         pytest.param(b"GET / HT", HEAD_S, id="a part of a head"),
-        pytest.param(request("/quick", b"12")[:-1], BODY_S, id="a part of a body"),
-        pytest.param(request("/quick"), 75, id="idle"),
-        pytest.param(request("/quick/parts"), WRITE_S, id="an answer that it does not read"),
+        pytest.param(request("/inline", b"12")[:-1], BODY_S, id="a part of a body"),
+        pytest.param(request("/inline"), 75, id="idle"),
+        pytest.param(request("/inline/parts"), WRITE_S, id="an answer that it does not read"),
         pytest.param(b"bad\r\n\r\n", LINGER_S, id="refused, and it stays"),
     ],
 )
-def test_a_client_that_says_and_takes_nothing_is_left(
+def test_a_client_that_neither_sends_nor_reads_is_closed(
     rig: Rig, sent: bytes, seconds: float
 ) -> None:
     rig.send(sent)
@@ -345,38 +338,38 @@ def test_a_head_that_comes_byte_by_byte_has_no_more_time_for_that(rig: Rig) -> N
 
 
 def test_a_body_that_goes_on_coming_has_all_the_time(rig: Rig) -> None:
-    head, body = request("/quick", b"12345").split(b"1")[0], b"12345"
-    head = request("/quick", body)[: -len(body)]
+    head, body = request("/inline", b"12345").split(b"1")[0], b"12345"
+    head = request("/inline", body)[: -len(body)]
     rig.send(head)
     for number in body:
         rig.wait(BODY_S - 1)
         rig.send(bytes([number]))
-    assert rig.received().endswith(b"/quick 12345")
+    assert rig.received().endswith(b"/inline 12345")
 
 
 def test_an_answer_of_many_parts_is_made_as_fast_as_it_is_read(rig: Rig) -> None:
-    rig.send(request("/quick/parts"))
+    rig.send(request("/inline/parts"))
     assert rig.connection.state is State.WRITING
-    assert rig.connection._outbox._size < 200_000
+    assert rig.connection._write_buffer._size < 200_000
     received = b""
     while not received.endswith(b"0\r\n\r\n"):
         received += rig.received().replace(b"nothing yet", b"")
-        rig.turn()
+        rig.tick()
     assert received.count(b"x" * 40_000) == 100
     assert rig.connection.state is State.HEAD
 
 
 def test_a_client_that_leaves_its_answer_ends_it(rig: Rig) -> None:
-    rig.send(request("/quick/parts"))
+    rig.send(request("/inline/parts"))
     rig.client.close()
-    rig.turn()
+    rig.tick()
     assert rig.closed
-    assert rig.host.log.accesses == ["/quick/parts 200 OK"]
+    assert rig.host.log.accesses == ["/inline/parts 200 OK"]
 
 
 def test_a_body_beyond_the_limit_is_not_waited_for(rig: Rig) -> None:
     rig.host.wsgi = Response("413", 413)
-    rig.send(request("/quick", b"x" * 2000)[:-1500])
+    rig.send(request("/inline", b"x" * 2000)[:-1500])
     said = rig.received()
     assert said.startswith(b"HTTP/1.1 413")
     assert b"Connection: close" in said
@@ -384,7 +377,7 @@ def test_a_body_beyond_the_limit_is_not_waited_for(rig: Rig) -> None:
 
 
 def test_an_idle_connection_is_soon_left_when_the_worker_stops(rig: Rig) -> None:
-    rig.send(request("/quick"))
+    rig.send(request("/inline"))
     rig.connection.drain(2)
     rig.wait(1)
     assert not rig.closed
@@ -393,7 +386,7 @@ def test_an_idle_connection_is_soon_left_when_the_worker_stops(rig: Rig) -> None
 
 
 def test_a_busy_connection_is_not_left_when_the_worker_stops(rig: Rig) -> None:
-    rig.send(request("/quick/later"))
+    rig.send(request("/inline/later"))
     rig.connection.drain(2)
     rig.wait(3)
     assert not rig.closed
@@ -401,11 +394,11 @@ def test_a_busy_connection_is_not_left_when_the_worker_stops(rig: Rig) -> None:
 
 
 def test_what_came_while_the_pool_ran_completes_what_was_here(rig: Rig) -> None:
-    second = request("/quick", b"second")
+    second = request("/inline", b"second")
     rig.send(request("/slow") + second[:10])
     rig.send(second[10:])
     rig.run_pool()
-    assert rig.received().endswith(b"/quick second")
+    assert rig.received().endswith(b"/inline second")
 
 
 @pytest.mark.parametrize("path", ["/exit", "/exit/late"])
@@ -415,7 +408,7 @@ def test_a_view_that_ends_its_thread_is_a_500_or_a_cut_and_never_a_whole_answer(
     rig.send(request(path))
     with pytest.raises(SystemExit):
         rig.run_pool()
-    rig.turn()
+    rig.tick()
     rig.run_pool()
     said = rig.received()
     assert said.startswith(b"HTTP/1.1 500 " if path == "/exit" else b"HTTP/1.1 200 ")
@@ -426,11 +419,11 @@ def test_a_view_that_ends_its_thread_is_a_500_or_a_cut_and_never_a_whole_answer(
 def test_a_connection_whose_request_was_answered_while_the_worker_stops_is_soon_left(
     rig: Rig,
 ) -> None:
-    rig.send(request("/quick/later"))
+    rig.send(request("/inline/later"))
     rig.connection.drain(2)
     rig.host.keepalive_s = 2.0
-    deliver(*rig.host.tickets)
-    rig.turn()
+    deliver(*rig.host.pending)
+    rig.tick()
     assert rig.received().endswith(b"answer [7]")
     rig.wait(1)
     assert not rig.closed
@@ -439,17 +432,17 @@ def test_a_connection_whose_request_was_answered_while_the_worker_stops_is_soon_
 
 
 def test_a_client_that_has_said_all_is_answered_and_left(rig: Rig) -> None:
-    rig.client.sendall(request("/quick"))
+    rig.client.sendall(request("/inline"))
     rig.client.shutdown(socket.SHUT_WR)
-    rig.turn()
-    assert rig.received().endswith(b"/quick ")
+    rig.tick()
+    assert rig.received().endswith(b"/inline ")
     assert rig.closed
     assert len(rig.host.loop._handlers) == 1  # the loop's own
 
 
-def test_behind_a_body_that_nobody_could_read_there_is_no_request(rig: Rig) -> None:
-    head = b"POST /quick/swallow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-    rig.send(head + b"3\r\nabcXX" + request("/quick", b"smuggled"))
+def test_behind_a_body_that_could_not_be_read_there_is_no_request(rig: Rig) -> None:
+    head = b"POST /inline/swallow HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    rig.send(head + b"3\r\nabcXX" + request("/inline", b"smuggled"))
     said = rig.received()
     assert said.startswith(b"HTTP/1.1 200 ")
     assert b"smuggled" not in said
@@ -460,47 +453,47 @@ def test_a_client_that_leaves_its_body_is_no_request(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    rig.send(request("/quick", b"12345")[:-1])
+    rig.send(request("/inline", b"12345")[:-1])
     rig.client.close()
-    rig.turn()
+    rig.tick()
     assert rig.closed
     assert rig.host.hooked == []
     assert "Error" not in caplog.text
-    assert rig.connection._inbox.held == 0
+    assert rig.connection._reader.buffer.held == 0
 
 
 def test_a_request_that_cannot_begin_is_told_to_both_hooks(rig: Rig) -> None:
-    rig.send(request("/quick", b"", "Script_Name: /elsewhere\r\n"))
+    rig.send(request("/inline", b"", "Script_Name: /elsewhere\r\n"))
     assert rig.received().startswith(b"HTTP/1.1 500 ")
-    assert rig.host.hooked == ["/quick", None]
+    assert rig.host.hooked == ["/inline", None]
 
 
-def test_a_middleware_that_copies_the_environ_makes_nobody_wait(rig: Rig) -> None:
-    rig.send(request("/quick/copied"))
-    assert rig.connection.state is State.PARKED
-    deliver(*rig.host.tickets)
-    rig.turn()
+def test_a_middleware_that_copies_the_environ_blocks_no_thread(rig: Rig) -> None:
+    rig.send(request("/inline/copied"))
+    assert rig.connection.state is State.SUSPENDED
+    deliver(*rig.host.pending)
+    rig.tick()
     assert rig.received().endswith(b"answer [7]")
 
 
 def test_an_answer_that_a_middleware_forgets_is_given_up(rig: Rig) -> None:
-    rig.send(request("/quick/forgotten"))
-    deliver(*rig.host.tickets)
-    rig.turn()
+    rig.send(request("/inline/forgotten"))
+    deliver(*rig.host.pending)
+    rig.tick()
     rig.run_pool()
     assert rig.received().endswith(b"mine")
     assert rig.host.left == [1]
 
 
-@pytest.mark.parametrize("path", ["/quick/short", "/quick/none"])
+@pytest.mark.parametrize("path", ["/inline/short", "/inline/none"])
 def test_an_answer_shorter_than_it_says_is_the_last_of_its_connection(rig: Rig, path: str) -> None:
     rig.send(request(path))
     rig.received()
-    assert (rig.connection.state is State.LINGERING) is (path == "/quick/short")
+    assert (rig.connection.state is State.LINGERING) is (path == "/inline/short")
 
 
 def test_a_failure_before_the_answer_is_one_line_in_the_access_log(rig: Rig) -> None:
-    rig.send(request("/quick/fails"))
+    rig.send(request("/inline/fails"))
     assert rig.received().startswith(b"HTTP/1.1 500 ")
     assert [line.partition(" ")[2] for line in rig.host.log.accesses] == [
         "500 Internal Server Error"
@@ -510,8 +503,8 @@ def test_a_failure_before_the_answer_is_one_line_in_the_access_log(rig: Rig) -> 
 def test_an_answer_that_is_read_as_fast_as_it_is_made_lets_others_in_between(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Outbox, "full", property(lambda _outbox: True))
-    rig.client.sendall(request("/quick/parts"))
+    monkeypatch.setattr(WriteBuffer, "full", property(lambda _write_buffer: True))
+    rig.client.sendall(request("/inline/parts"))
     rig.host.loop.run_once(0)
     assert 1 <= rig.received().count(b"x" * 40_000) <= 2
 
@@ -519,15 +512,15 @@ def test_an_answer_that_is_read_as_fast_as_it_is_made_lets_others_in_between(
 def test_what_is_left_of_a_body_is_skipped_where_the_request_ran(rig: Rig) -> None:
     head = b"POST /unread HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     rig.send(head + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n")
-    exchange = rig.connection._exchange
-    assert exchange is not None
+    cycle = rig.connection._cycle
+    assert cycle is not None
     rig.host.pool.calls.pop(0)()
-    rig.turn()
+    rig.tick()
     rig.host.pool.calls.pop(0)()
-    assert exchange.request.body.reader.parser is None
-    rig.turn()
-    rig.send(request("/quick", b"next"))
-    assert rig.received().endswith(b"/quick next")
+    assert cycle.request.body.reader.parser is None
+    rig.tick()
+    rig.send(request("/inline", b"next"))
+    assert rig.received().endswith(b"/inline next")
 
 
 @pytest.mark.parametrize(
@@ -545,7 +538,7 @@ def test_a_body_beyond_the_limit_cannot_be_mistaken_for_what_has_come_of_it(
         return Response(request.get_data())
 
     rig.host.wsgi = app
-    rig.send(b"POST /quick HTTP/1.1\r\n" + body)
+    rig.send(b"POST /inline HTTP/1.1\r\n" + body)
     assert rig.received().startswith(b"HTTP/1.1 413 ")
 
 
@@ -554,8 +547,33 @@ def test_what_an_answer_closes_is_closed_in_the_pool_when_its_client_leaves(rig:
     rig.run_pool()
     assert rig.connection.state is State.WRITING
     rig.client.close()
-    rig.turn()
+    rig.tick()
     assert rig.closed
     assert rig.host.log.accesses == []
     rig.run_pool()
     assert rig.host.log.accesses == ["/parts 200 OK"]
+
+
+def test_a_client_that_reads_while_the_pool_still_writes_gets_all_of_its_answer(rig: Rig) -> None:
+    rig.send(request("/parts"))
+    rig.host.pool.calls.pop(0)()
+    rig.tick()
+    rig.host.pool.calls.pop(0)()  # the socket is full now
+    received = rig.received()  # and writable again, before the loop hears of the pool's call
+    rig.tick()
+    while not received.endswith(b"0\r\n\r\n"):
+        rig.run_pool()
+        more = rig.received()
+        assert more != b"nothing yet"
+        received += more
+        rig.tick()
+    assert received.count(b"x" * 40_000) == 100
+
+
+def test_head_has_no_body_where_the_answer_was_prepared(rig: Rig) -> None:
+    rig.send(b"HEAD /inline/later HTTP/1.1\r\n\r\n")
+    deliver(*rig.host.pending)
+    rig.tick()
+    said = rig.received()
+    assert b"Content-Length: 10\r\n" in said
+    assert said.endswith(b"\r\n\r\n")

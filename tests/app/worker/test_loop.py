@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 from app.worker.loop import Loop
-from app.worker.outbox import HIGH_WATER, Outbox
 from app.worker.pool import Pool
+from app.worker.protocol.write_buffer import HIGH_WATER, WriteBuffer
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
 from tests.app.worker.conftest import Pair
@@ -47,11 +47,11 @@ def test_however_many_calls_wait_the_loop_is_woken_once(
     writes: list[int] = []
     write = os.eventfd_write
     monkeypatch.setattr(os, "eventfd_write", lambda fd, n: (writes.append(n), write(fd, n)))
-    heard: list[int] = []
+    called: list[int] = []
 
     def call() -> None:
         for number in range(3):
-            loop.call_soon([lambda number=number: heard.append(number)] * 2)
+            loop.call_soon([lambda number=number: called.append(number)] * 2)
 
     for _ in range(2):
         other = threading.Thread(target=call)
@@ -59,7 +59,7 @@ def test_however_many_calls_wait_the_loop_is_woken_once(
         other.join()
         loop.run_once(PATIENCE_S)
         loop.run_once(0)
-    assert heard == [0, 0, 1, 1, 2, 2] * 2
+    assert called == [0, 0, 1, 1, 2, 2] * 2
     assert writes == [1, 1]
 
 
@@ -68,38 +68,38 @@ def test_the_loops_own_thread_does_not_wake_itself(
 ) -> None:
     monkeypatch.setattr(os, "eventfd_write", lambda *_: pytest.fail("woken"))
     loop.run_once(0)
-    heard: list[int] = []
-    loop.call_soon([lambda: heard.append(1)])
+    called: list[int] = []
+    loop.call_soon([lambda: called.append(1)])
     loop.run_once(PATIENCE_S)
-    assert heard == [1]
+    assert called == [1]
 
 
-def test_what_is_to_be_called_after_what_has_happened_is_called_in_the_same_turn(
+def test_a_call_from_an_event_is_made_in_the_same_tick(
     loop: Loop,
 ) -> None:
-    heard: list[str] = []
+    called: list[str] = []
     other = os.eventfd(1, os.EFD_NONBLOCK)
 
     def happened(_events: int) -> None:
         os.eventfd_read(other)
-        loop.call_soon([lambda: heard.append("call")])
+        loop.call_soon([lambda: called.append("call")])
 
     loop.watch(other, select.EPOLLIN, happened)
     loop.run_once(PATIENCE_S)
-    assert heard == ["call"]
+    assert called == ["call"]
     os.close(other)
 
 
-def test_a_call_that_is_made_by_a_call_waits_for_the_next_turn(loop: Loop) -> None:
-    heard: list[str] = []
-    loop.call_soon([lambda: loop.call_soon([lambda: heard.append("second")])])
+def test_a_call_from_a_call_is_made_in_the_next_tick(loop: Loop) -> None:
+    called: list[str] = []
+    loop.call_soon([lambda: loop.call_soon([lambda: called.append("second")])])
     loop.run_once(PATIENCE_S)
-    assert heard == []
+    assert called == []
     loop.run_once(PATIENCE_S)
-    assert heard == ["second"]
+    assert called == ["second"]
 
 
-def test_whoever_asks_for_a_call_after_the_end_touches_nothing(
+def test_a_call_after_the_end_is_not_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = Loop()
@@ -109,10 +109,10 @@ def test_whoever_asks_for_a_call_after_the_end_touches_nothing(
 
 
 def test_another_thread_ends_the_wait(loop: Loop) -> None:
-    heard = threading.Event()
-    threading.Thread(target=loop.call_soon, args=([heard.set],)).start()
+    called = threading.Event()
+    threading.Thread(target=loop.call_soon, args=([called.set],)).start()
     loop.run_once(PATIENCE_S)
-    assert heard.is_set()
+    assert called.is_set()
 
 
 @pytest.mark.parametrize(
@@ -141,42 +141,42 @@ def test_an_alarm_rings_once_at_the_moment_it_was_moved_to(
 
 def test_a_socket_that_is_forgotten_meanwhile_is_not_called(loop: Loop) -> None:
     first, second = os.eventfd(1), os.eventfd(1)
-    heard: list[int] = []
+    called: list[int] = []
 
     def hear(number: int, other: int) -> None:
-        heard.append(number)
+        called.append(number)
         loop.forget(other)
 
     loop.watch(first, select.EPOLLIN, lambda _events: hear(first, second))
     loop.watch(second, select.EPOLLIN, lambda _events: hear(second, first))
     loop.run_once(PATIENCE_S)
-    assert len(heard) == 1
+    assert len(called) == 1
     os.close(first)
     os.close(second)
 
 
-def test_what_happens_at_one_moment_is_one_turn(loop: Loop) -> None:
-    turns: list[str | int] = []
+def test_the_events_of_one_poll_are_one_tick(loop: Loop) -> None:
+    ticks: list[str] = []
 
     @contextmanager
-    def turn(number: int) -> Iterator[None]:
-        turns.append(number)
+    def tick() -> Iterator[None]:
+        ticks.append("begin")
         yield
-        turns.append("out")
+        ticks.append("out")
 
-    loop.turn = turn
+    loop.tick = tick
     loop.run_once(0)
-    assert turns == []
+    assert ticks == []
     others = [os.eventfd(1), os.eventfd(1)]
 
     def happened(other: int) -> None:
-        turns.append("in")
+        ticks.append("in")
         loop.forget(other)
 
     for other in others:
         loop.watch(other, select.EPOLLIN, lambda _events, other=other: happened(other))
     loop.run_once(PATIENCE_S)
-    assert turns == [2, "in", "in", "out"]
+    assert ticks == ["begin", "in", "in", "out"]
     for other in others:
         os.close(other)
 
@@ -187,32 +187,32 @@ def test_what_happens_at_one_moment_is_one_turn(loop: Loop) -> None:
 def test_what_the_socket_does_not_take_stays_and_arrives_in_order(pair: Pair) -> None:
     ours, theirs = pair
     ours.setblocking(False)
-    outbox = Outbox(ours)
+    write_buffer = WriteBuffer(ours)
     sent = os.urandom(3_000_000)
-    outbox.sendall(sent[:10])
-    outbox.send(sent[10:])
-    assert outbox.full
-    assert outbox.flush()
-    assert not outbox.flush()  # nobody has read
-    assert not outbox.empty
+    write_buffer.sendall(sent[:10])
+    write_buffer.send(sent[10:])
+    assert write_buffer.full
+    assert write_buffer.flush()
+    assert not write_buffer.flush()  # the peer has not read
+    assert not write_buffer.empty
     received = b""
     while len(received) < len(sent):
         received += theirs.recv(1 << 20)
-        outbox.flush()
+        write_buffer.flush()
     assert received == sent
-    assert outbox.empty
-    assert not outbox.full
+    assert write_buffer.empty
+    assert not write_buffer.full
 
 
-def test_an_outbox_is_full_beyond_its_mark_only(pair: Pair) -> None:
-    outbox = Outbox(pair[0])
-    outbox.sendall(b"x" * HIGH_WATER)
-    assert not outbox.full
-    outbox.sendall(b"x")
-    assert outbox.full
-    outbox.drop()
-    assert outbox.empty
-    assert not outbox.full
+def test_a_write_buffer_is_full_beyond_its_mark_only(pair: Pair) -> None:
+    write_buffer = WriteBuffer(pair[0])
+    write_buffer.sendall(b"x" * HIGH_WATER)
+    assert not write_buffer.full
+    write_buffer.sendall(b"x")
+    assert write_buffer.full
+    write_buffer.drop()
+    assert write_buffer.empty
+    assert not write_buffer.full
 
 
 # --- threads --------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine import models
-from engine.config import ModelConfig, Source
 from engine.errors import ConfigError, LoadError
-from engine.state import ModelState
+from engine.models import registry as models
+from engine.models.config import ModelConfig, Source
+from engine.models.model import ModelState
 
 MODULE = '''
 """A module beside a config."""
-from engine.model import Model
-from engine.spec import TensorSpec
+from engine.models.model import Model
+from engine.models.tensors import TensorSpec
 
 
 def times(factor=2):
@@ -65,14 +65,14 @@ def test_a_module_beside_the_config_is_served_with_its_options(
 ) -> None:
     config = configure("my_models:times", factor=3)
     assert models.check(config).description == "factory my_models:times"
-    with serving(config) as engine:
-        assert engine.ready, engine.stats("mine").reason
-        answer = engine.infer("mine", {"x": np.array([[1], [5]], np.float32)})
+    with serving(config) as client:
+        assert client.ready, client.endpoint("mine").snapshot().reason
+        answer = client.infer("mine", {"x": np.array([[1], [5]], np.float32)})
         assert answer["x"].tolist() == [[3], [15]]
 
 
 def test_without_options_the_function_s_own_defaults_hold(configure: Configure) -> None:
-    assert models.load(configure("my_models:times")).params == {"factor": 2}
+    assert models.load(configure("my_models:times")).program.params == {"factor": 2}
 
 
 def test_the_check_runs_no_code_and_knows_no_size(configure: Configure, tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_a_factory_that_gives_no_model_fails_it_and_says_why(
     config = configure(factory, **options)
     with pytest.raises(error, match=said):
         models.load(config)
-    with serving(config) as engine:
-        stats = engine.stats("mine")
-        assert stats.state is ModelState.FAILED
-        assert (stats.reason or "").startswith(f"{error.__name__}: ")
-        assert said in (stats.reason or "")
+    with serving(config) as client:
+        snapshot = client.endpoint("mine").snapshot()
+        assert snapshot.state is ModelState.FAILED
+        assert (snapshot.reason or "").startswith(f"{error.__name__}: ")
+        assert said in (snapshot.reason or "")
 
 
 def test_the_check_of_a_module_in_a_package_that_cannot_be_imported_is_an_error_not_a_crash(

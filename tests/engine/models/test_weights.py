@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from engine.config import ModelConfig, Source
+from engine.compilation.guard import watch_compiles
 from engine.errors import ConfigError, LoadError
-from engine.executable import watch_compiles
 from engine.models import weights
-from engine.spec import Array
+from engine.models.config import ModelConfig, Source
+from engine.models.tensors import Array
 
 ARRAYS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(5, dtype=np.int16)}
 NBYTES = 6 * 4 + 5 * 2

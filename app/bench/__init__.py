@@ -1,1 +1,0 @@
-"""`brim bench`: an honest load generator. `process.run(plan)` is the way in."""

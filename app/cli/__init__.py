@@ -1,0 +1,1 @@
+"""The `brim` command: serve, check, bench, simulate, tune, and what they print."""

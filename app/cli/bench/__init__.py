@@ -1,0 +1,1 @@
+"""The load generator, `brim bench`: a client, which shares no code with the server."""

@@ -1,0 +1,1 @@
+"""Sizing and tuning without a server: measured bucket costs, simulated on a virtual clock."""

@@ -1,0 +1,1 @@
+"""The Flask app: routes, codecs, errors and the OpenAPI document."""

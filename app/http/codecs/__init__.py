@@ -1,0 +1,1 @@
+"""Wire formats: request bodies to numpy arrays, and results to response bodies."""

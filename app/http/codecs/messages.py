@@ -1,0 +1,81 @@
+"""The structs that bodies are decoded into and encoded from, and the parser of JSON bodies.
+
+msgspec creates a struct in a fifth of the time of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+
+from engine.api import Arrays, InvalidRequest, Parameter
+
+T = TypeVar("T")
+
+_decodable: set[type] = set()
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """A decoded request, whatever its wire format.
+
+    `outputs` are the requested names, in the requested order; `binary` are those to send as binary.
+    `timeout_s` None means the model's own timeout; `priority` 1 is the highest, 0 the default.
+    """
+
+    inputs: Arrays
+    outputs: tuple[str, ...]
+    binary: frozenset[str] = frozenset()
+    id: str | None = None
+    timeout_s: float | None = None
+    priority: int = 0
+
+
+class InferResponse(msgspec.Struct, frozen=True):
+    """A response to encode."""
+
+    model: str
+    version: str
+    outputs: Arrays
+    id: str | None = None
+    parameters: Mapping[str, Parameter] = {}
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON response, written and documented as this type. A field that is UNSET is left out.
+
+    A field has no other default: the document would show it as optional.
+    """
+
+
+class Readiness(Answer, frozen=True):
+    """A response whose status is 503 while `ready` is false."""
+
+    ready: bool
+
+
+def decodable(kind: type[T]) -> type[T]:
+    """Class decorator for the structs that `parse` makes: builds msgspec's type information now.
+
+    Left to the first request, several threads build it at once, which is a race in msgspec: 7 of 40
+    fresh processes whose first requests came together died of SIGSEGV, and none of 40 in which the
+    type had been used before.
+    """
+    msgspec.json.Decoder(kind)
+    _decodable.add(kind)
+    return kind
+
+
+def parse(body: bytes | memoryview[Any], kind: type[T]) -> T:
+    """Parse a JSON body. Raises `InvalidRequest` naming the field and what was expected."""
+    if kind not in _decodable:
+        raise AssertionError(f"{kind.__name__} is not @decodable; this is a bug")
+    try:
+        return msgspec.convert(orjson.loads(body), kind)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest("body", f"not JSON: {error}") from None
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        raise InvalidRequest(path.rstrip("`").lstrip(".") or "body", problem) from None

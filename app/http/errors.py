@@ -1,0 +1,137 @@
+"""Maps every error to the response that the client gets.
+
+Bodies are `{"error": "..."}`, or OpenAI's error object below `/v1/`. A stack trace goes to the
+log, never to a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from app.http.codecs.messages import Answer
+from app.http.responses.operation import JSON
+from engine.api import errors
+
+log = logging.getLogger("brim.app")
+
+
+class TooManyWaiting(errors.Refused):
+    """The process has as many requests in flight as its limit allows."""
+
+
+class Unsupported(errors.BrimError):
+    """The body has an encoding that is not supported."""
+
+
+class LengthRequired(errors.BrimError):
+    """A POST with neither Content-Length nor Transfer-Encoding."""
+
+
+INTERNAL: Final = 500
+MAX_MESSAGE: Final = 1000
+"""Characters of an error message."""
+
+STATUS: Final[Mapping[type[errors.BrimError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.UnknownModel: 404,
+    errors.UnknownVersion: 404,
+    LengthRequired: 411,
+    Unsupported: 415,
+    errors.NonFiniteOutput: 422,  # caused by the request's own rows: a retry fails again
+    errors.QueueFull: 429,
+    TooManyWaiting: 429,
+    errors.Cancelled: 499,  # for the log and the metrics: the client is gone
+    errors.ExecutionFailed: 500,
+    errors.NotReady: 503,
+    errors.Shed: 503,
+    errors.ShuttingDown: 503,
+    errors.ModelFailed: 503,
+    errors.DeadlineExceeded: 504,
+}
+"""Status of every error that can end a request. A test checks that none is missing."""
+
+
+class Error(Answer, frozen=True):
+    """An error of every route except OpenAI's."""
+
+    error: str
+
+
+class OpenAIProblem(Answer, frozen=True):
+    """The details that OpenAI's clients read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Answer, frozen=True):
+    """An error of OpenAI's routes."""
+
+    error: OpenAIProblem
+
+
+def error_type(path: str) -> type[Error | OpenAIError]:
+    """Return the type of the error bodies of the route at `path`."""
+    return OpenAIError if path.startswith("/v1/") else Error
+
+
+def error_response(error: Exception, path: str, request_id: str) -> Response:
+    """Build the response to a request for `path` that failed with `error`.
+
+    Works outside Flask's request context: an answer may be written after the context has ended.
+    """
+    if not isinstance(error, errors.BrimError):
+        # the request id leads from the response to the stack trace in the log
+        log.error("request %s failed unexpectedly", request_id, exc_info=error)
+        return _response(path, f"internal error; the log has request {request_id}", INTERNAL)
+    message = str(error)
+    if len(message) > MAX_MESSAGE:  # it repeats megabytes of the client's input
+        message = f"{message[:MAX_MESSAGE]}…"
+    response = _response(path, message, status_of(error))
+    if isinstance(error, errors.Refused):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return response
+
+
+def status_of(error: errors.BrimError) -> int:
+    """Return the status of the nearest base class in the table; a model may define subclasses."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def _response(path: str, message: str, status: int) -> Response:
+    body: Error | OpenAIError = Error(message)
+    if error_type(path) is OpenAIError:
+        kind = "invalid_request_error" if status < INTERNAL else "server_error"
+        body = OpenAIError(OpenAIProblem(message, kind, None, None))
+    return Response(msgspec.json.encode(body), status, content_type=JSON)
+
+
+def _http_response(error: HTTPException) -> Response:
+    """Flask's own errors (404, 405, 413, ...) as JSON, with their headers."""
+    response = _response(request.path, error.description or error.name, error.code or INTERNAL)
+    for name, value in error.get_headers():
+        if name.lower() not in {"content-type", "content-length"}:
+            response.headers[name] = value
+    return response
+
+
+def _other_response(error: Exception) -> Response:
+    """Brim's errors, and unexpected ones: Flask wraps these in an InternalServerError."""
+    original = getattr(error, "original_exception", None) or error
+    return error_response(original, request.path, str(getattr(request, "request_id", None)))
+
+
+def register(app: Flask) -> None:
+    """Install this table as the app's error handlers."""
+    app.register_error_handler(errors.BrimError, _other_response)
+    app.register_error_handler(HTTPException, _http_response)
+    app.register_error_handler(InternalServerError, _other_response)

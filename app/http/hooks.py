@@ -1,0 +1,82 @@
+"""Request ids, arrival times and metrics. One hook does it all: each hook costs every request."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from functools import partial
+from typing import Any, Final, Protocol, cast
+
+from flask import Flask, Request, Response
+from flask import request as proxy
+
+from app.http.responses.deferred import Deferred
+from engine.api import EngineClient
+
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class BrimRequest(Request):
+    """Flask's request with an id, its arrival on `time.perf_counter`, and its deferred answer.
+
+    The id is the client's if that is printable and short, otherwise 32 random hexadecimal digits.
+    """
+
+    def __init__(self, environ: dict[str, Any], *args: Any, **named: Any) -> None:
+        super().__init__(environ, *args, **named)
+        self.begun_at = time.perf_counter()
+        self.deferred: Deferred | None = None
+        self.request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
+        if not _REQUEST_ID.fullmatch(self.request_id):
+            # an id is no secret, and the system's generator costs a system call
+            self.request_id = f"{random.getrandbits(128):032x}"
+
+    def give_up(self) -> None:
+        """The deferred answer will not be sent: cancel it."""
+        deferred, self.deferred = self.deferred, None
+        if deferred is not None:
+            deferred.close()
+
+
+class HttpMetrics(Protocol):
+    """Counts requests and serves `/metrics`."""
+
+    def install(self, app: Flask, engine: EngineClient) -> None:
+        """Add `/metrics` to `app`, with the metrics of `engine`."""
+
+    def tracks(self, request: Request) -> bool:
+        """Whether `request` is counted."""
+
+    def note(self, method: str, rule: str, begun_at: float, status: int) -> None:
+        """Count an answered request that arrived at `begun_at`, on `time.perf_counter`."""
+
+
+def this_request() -> BrimRequest:
+    """Return Flask's request itself: its proxy looks it up again for every attribute."""
+    return cast("BrimRequest", proxy._get_current_object())  # type: ignore[attr-defined]
+
+
+def register(app: Flask, metrics: HttpMetrics) -> None:
+    """Add the hooks to `app`. They run for every request, also on a user's own routes."""
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        request = this_request()
+        response.headers["X-Request-Id"] = request.request_id
+        if response is not request.deferred:
+            request.give_up()  # a hook has replaced it
+        if metrics.tracks(request):
+            # URLs without a route are one series together
+            rule = str(request.url_rule)
+            note = partial(metrics.note, request.method, rule, request.begun_at)
+            if isinstance(response, Deferred):
+                response.then(lambda answer: note(answer.status_code))
+            else:
+                note(response.status_code)
+        return response
+
+    @app.teardown_request
+    def give_up(error: BaseException | None) -> None:
+        if error is not None:
+            this_request().give_up()

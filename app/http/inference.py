@@ -1,0 +1,116 @@
+"""Runs one inference request in the engine, for the routes of every protocol."""
+
+from __future__ import annotations
+
+import math
+import re
+import socket
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from app.http import errors
+from app.http.errors import TooManyWaiting
+from app.http.hooks import this_request
+from app.http.responses.deferred import Deferred
+from app.http.responses.operation import TIMEOUT_HEADER
+from app.http.responses.prepared import PreparedResponse
+from app.http.services import services
+from engine.api import Arrays, InvalidRequest, ModelInterface, PendingResult, TensorSpec
+
+PATIENCE_S = 0.005
+"""Seconds that a request waits before its socket is watched. A shorter wait is not worth two system
+calls, and a client that disconnects meanwhile is noticed as soon as the watch begins."""
+
+INLINE_BYTES: Final = 64 * 1024
+"""Bytes of arrays. To write so much as JSON takes about a millisecond, which may block the loop."""
+
+_TIMEOUT_KEY: Final = f"HTTP_{TIMEOUT_HEADER.replace('-', '_').upper()}"
+"""WSGI's name of the header."""
+
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
+
+
+class InferenceContext:
+    """One inference request: its endpoint, and its permit of the concurrency limiter.
+
+    The endpoint, Flask's proxies and the app's services are looked up once, here.
+    """
+
+    __slots__ = ("_disconnects", "endpoint", "interface", "permit", "request")
+
+    def __init__(self, name: str, version: str | None = None) -> None:
+        """Raises the refusal if the request cannot be served; the engine counts it.
+
+        Use the context inside `with context.permit`, which releases the permit on an error.
+        """
+        services_ = services()
+        self._disconnects = services_.disconnects
+        self.request = this_request()
+        self.endpoint = services_.engine.endpoint(name, version)
+        self.interface = self.endpoint.admit()
+        try:
+            self.permit = services_.limiter.acquire()
+        except TooManyWaiting as error:
+            self.endpoint.count_refusal(error)
+            raise
+
+    def run(
+        self,
+        inputs: Arrays,
+        encode: Callable[[PendingResult, Arrays], PreparedResponse],
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> Deferred:
+        """Submit, and return the response that becomes `encode(pending, outputs)`, or an error.
+
+        `encode` is called after Flask's request has ended. The timeout is the shorter one of
+        `timeout_s`, which comes from the body, and the header's. A disconnect cancels the request.
+        """
+        disconnects, endpoint = self._disconnects, self.endpoint
+        request, environ = self.request, self.request.environ
+        client: socket.socket | None = environ.get("gunicorn.socket")
+        header: str | None = environ.get(_TIMEOUT_KEY)
+        prepared = endpoint.prepare(self.interface, inputs, _shorter(header, timeout_s), priority)
+        pending = endpoint.submit(prepared)
+
+        def finish() -> PreparedResponse:
+            try:
+                if not pending.wait(PATIENCE_S):
+                    with disconnects.watch(client, pending.cancel):
+                        return encode(pending, pending.result())
+                return encode(pending, pending.result())
+            except Exception as error:
+                path, request_id = request.path, request.request_id
+                return PreparedResponse.of(errors.error_response(error, path, request_id))
+
+        self.permit.detach()
+        inline = _inline(self.interface, pending)
+        deferred = Deferred(pending, finish, self.permit.release, inline=inline)
+        request.deferred = deferred
+        return deferred
+
+
+def _shorter(header: str | None, timeout_s: float | None) -> float | None:
+    """Return the shorter timeout of header and body, in seconds. Raises `InvalidRequest`."""
+    if header is None:
+        return timeout_s
+    if not _NUMBER.fullmatch(header) or not 0 < float(header) < math.inf:
+        problem = f"got {header[:40]!r}, expected milliseconds, more than 0"
+        raise InvalidRequest(TIMEOUT_HEADER, problem)
+    seconds = float(header) / 1e3
+    return seconds if timeout_s is None else min(seconds, timeout_s)
+
+
+def _inline(interface: ModelInterface, pending: PendingResult) -> bool:
+    """Whether the answer is small, and the model has no `postprocess`."""
+    if interface.processor.postprocess is not None:
+        return False
+    request = pending.request
+    row_bytes = _row_bytes(interface.signature.outputs, request.bucket_length)
+    return request.rows * row_bytes <= INLINE_BYTES
+
+
+@lru_cache(maxsize=1024)
+def _row_bytes(outputs: tuple[TensorSpec, ...], length: int | None) -> int:
+    return sum(spec.nbytes(1, length) for spec in outputs)

@@ -1,0 +1,140 @@
+"""Builds the OpenAPI document from the `Operation` of each route and from the models served.
+
+Each READY model has its own path for inference, with its tensors' names, datatypes and shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from app.http.codecs import openai
+from app.http.errors import Error, error_type
+from app.http.openapi.parts import (
+    Components,
+    answer_schema,
+    describe,
+    example_request,
+    request_schema,
+)
+from app.http.responses.operation import Operation, operation_of
+from app.http.services import MODEL_VERSION, VERSION
+from engine.api import BrimError, EngineClient, InvalidRequest, Signature
+
+TAGS: Final = {
+    "inference": "Open Inference Protocol",
+    "models": "Open Inference Protocol",
+    "openai": "OpenAI",
+    "health": "Health",
+}
+"""Blueprint -> heading of its routes on the page; that of all other routes is "Server"."""
+INFO: Final = {
+    "title": "Brim",
+    "version": VERSION,
+    "description": "The Open Inference Protocol, version 2, and OpenAI's embeddings.",
+}
+
+INFER: Final = "inference.infer"
+EMBEDDINGS: Final = "openai.embeddings"
+HIDDEN: Final = "docs.asset"
+"""Endpoint of the page's own files, which the document leaves out."""
+
+
+def document(app: Flask, engine: EngineClient) -> dict[str, Any]:
+    """Return the document of this moment; it shows the models that are READY.
+
+    Raises LookupError if a route does not declare its `Operation`.
+    """
+    models = dict(_serving(engine))
+    components = Components()
+    infer = operation_of(app.view_functions[INFER])
+    paths: dict[str, dict[str, Any]] = {
+        f"/v2/models/{name}/infer": {"post": _model_operation(infer, name, model, components)}
+        for name, model in models.items()
+    }
+    examples = _examples(models)
+    # allowed values of the parts of a path; the model of the example comes first
+    names = sorted(engine.names, key=lambda name: name != examples.get("name"))
+    known = {"name": names, "version": [MODEL_VERSION]}
+    for rule, path, method in _routes(app):
+        operation = _operation(app, rule, components, examples.get(rule.endpoint))
+        operation["parameters"] += [_part(name, known[name]) for name in sorted(rule.arguments)]
+        paths.setdefault(path, {})[method] = operation
+    schemas = {"schemas": components.schemas}
+    return {"openapi": "3.0.3", "info": INFO, "paths": paths, "components": schemas}
+
+
+def _routes(app: Flask) -> Iterator[tuple[Rule, str, str]]:
+    """Yield the rule, path and method of each route that the document shows."""
+    for rule in app.url_map.iter_rules():
+        if rule.endpoint != HIDDEN:
+            for method in sorted((rule.methods or set()) & {"GET", "POST"}):
+                yield rule, re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower()
+
+
+def _serving(engine: EngineClient) -> Iterator[tuple[str, Signature]]:
+    for name in engine.names:
+        try:
+            yield name, engine.endpoint(name).interface.signature
+        except BrimError:
+            continue  # not READY, so its tensors are not known
+
+
+def _model_operation(
+    infer: Operation, name: str, model: Signature, components: Components
+) -> dict[str, Any]:
+    """Return the operation of inference with one model."""
+    return {
+        "operationId": f"infer_{name}",
+        "summary": f"Inference with {name}",
+        "tags": ["Your models"],  # the first heading of the page
+        **describe(
+            infer,
+            takes=components.add(f"{name}.InferRequest", request_schema(model)),
+            answer=components.add(f"{name}.InferAnswer", answer_schema(model)),
+            error=components.of(Error),
+            example=example_request(model),
+        ),
+    }
+
+
+def _examples(models: Mapping[str, Signature]) -> dict[str, Any]:
+    """Return a request body for each endpoint; `name` is the model of the infer example."""
+    examples: dict[str, Any] = {}
+    for name, model in models.items():
+        if (body := example_request(model)) is None:
+            continue
+        examples = {"name": name, INFER: body} | examples
+        with suppress(InvalidRequest):  # raised for other models than those for embeddings
+            openai.tensors(name, model)
+            examples.setdefault(EMBEDDINGS, {"model": name, "input": body["inputs"][0]["data"]})
+    return examples
+
+
+def _operation(app: Flask, rule: Rule, components: Components, example: Any) -> dict[str, Any]:
+    """Return a route's operation without the parameters in its path."""
+    view = app.view_functions[rule.endpoint]
+    operation = operation_of(view)
+    versioned = "_version" if "version" in rule.arguments else ""
+    return {
+        "operationId": rule.endpoint.replace(".", "_") + versioned,
+        "summary": (view.__doc__ or rule.endpoint).strip().splitlines()[0],
+        "tags": [TAGS.get(rule.endpoint.partition(".")[0], "Server")],
+        **describe(
+            operation,
+            takes=None if operation.takes is None else components.of(operation.takes),
+            answer=components.of(operation.answer),
+            error=components.of(error_type(rule.rule)),
+            example=example,
+        ),
+    }
+
+
+def _part(name: str, values: list[str]) -> dict[str, Any]:
+    schema = {"type": "string", "enum": values}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": values[0]}

@@ -1,0 +1,111 @@
+"""Liveness, readiness and start-up progress.
+
+Liveness never depends on load or on a model. Readiness is false while starting and while draining,
+and permanently when a required model has failed.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Blueprint
+
+from app.http.codecs.messages import Answer, Readiness
+from app.http.responses.operation import UNKNOWN, answers
+from app.http.services import services
+from engine.api import ModelSnapshot, ModelState
+
+blueprint = Blueprint("health", __name__)
+
+
+class Alive(Answer, frozen=True):
+    """The process is alive."""
+
+    alive: bool
+
+
+class ModelProgress(Answer, frozen=True):
+    """State and progress of a model; `expected_seconds` estimates its whole start-up.
+
+    `reason` is present if something is wrong.
+    """
+
+    state: ModelState
+    required: bool
+    buckets_done: int
+    buckets_total: int
+    elapsed_seconds: float
+    expected_seconds: float | None
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class ServerProgress(Readiness, frozen=True):
+    """Whether the server is ready, and the state of each model."""
+
+    models: dict[str, ModelProgress]
+
+
+class Live(Answer, frozen=True):
+    """The process is alive, in the protocol's form."""
+
+    live: bool
+
+
+class ModelReady(Readiness, frozen=True):
+    """Whether one model is ready."""
+
+    name: str
+
+
+@blueprint.get("/healthz")
+@answers(Alive)
+def alive() -> Alive:
+    """Liveness: 200 while the process is alive."""
+    return Alive(alive=True)
+
+
+@blueprint.get("/readyz")
+@answers(ServerProgress)
+def ready() -> ServerProgress:
+    """Readiness: 200 if every required model is ready, else 503, with the state of each model."""
+    snapshot = services().engine.snapshot()
+    models = {model.name: _progress(model) for model in snapshot.models}
+    return ServerProgress(ready=snapshot.ready, models=models)
+
+
+def _progress(stats: ModelSnapshot) -> ModelProgress:
+    progress, reason = stats.progress, stats.reason
+    expected = progress.expected_s
+    if stats.load.stalled_s:
+        reason = f"a batch has been on the device for {stats.load.stalled_s:.0f} s"
+    return ModelProgress(
+        state=stats.state,
+        required=stats.required,
+        buckets_done=progress.buckets_done,
+        buckets_total=progress.buckets_total,
+        elapsed_seconds=round(progress.elapsed_s, 3),
+        expected_seconds=None if expected is None else round(expected, 3),
+        reason=reason or msgspec.UNSET,
+    )
+
+
+@blueprint.get("/v2/health/live")
+@answers(Live)
+def v2_live() -> Live:
+    """Liveness as /healthz, in the protocol's form."""
+    return Live(live=True)
+
+
+@blueprint.get("/v2/health/ready")
+@answers(Readiness)
+def v2_ready() -> Readiness:
+    """Readiness as /readyz, in the protocol's form."""
+    return Readiness(ready=services().engine.ready)
+
+
+@blueprint.get("/v2/models/<name>/ready")
+@blueprint.get("/v2/models/<name>/versions/<version>/ready")
+@answers(ModelReady, *UNKNOWN)
+def v2_model_ready(name: str, version: str | None = None) -> ModelReady:
+    """Whether this model is ready."""
+    snapshot = services().engine.endpoint(name, version).snapshot()
+    return ModelReady(name=name, ready=snapshot.serving)

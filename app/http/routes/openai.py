@@ -1,0 +1,74 @@
+"""OpenAI's routes: `/v1/embeddings` and `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flask import Blueprint, Response
+
+from app.http import bodies as body
+from app.http.codecs import openai
+from app.http.codecs.messages import Answer, parse
+from app.http.hooks import this_request
+from app.http.inference import InferenceContext
+from app.http.responses.operation import INFERENCE, JSON, UNKNOWN, Operation, answers
+from app.http.responses.prepared import PreparedResponse
+from app.http.services import services
+from engine.api import Arrays, InvalidRequest, PendingResult
+
+blueprint = Blueprint("openai", __name__)
+
+
+@blueprint.post("/v1/embeddings")
+@Operation(answer=openai.EmbeddingsAnswer, errors=INFERENCE, takes=openai.EmbeddingsRequest)
+def embeddings() -> Response:
+    """Embeddings of texts, from a model with one text input and one vector output."""
+    sent = parse(body.read(this_request()), openai.EmbeddingsRequest)
+    context = InferenceContext(sent.model)
+    with context.permit:
+        text, vector = openai.tensors(sent.model, context.interface.signature)
+        if (got := sent.dimensions) not in (None, *vector.shape):
+            raise InvalidRequest("dimensions", f"got {got}, expected {vector.shape[0]}")
+        sentences = openai.sentences(sent, context.interface.processor.detokenize)
+        accepts = context.request.environ.get("HTTP_ACCEPT_ENCODING", "")
+
+        def encode(pending: PendingResult, outputs: Arrays) -> PreparedResponse:
+            content = openai.encode(sent, outputs[vector.name], pending.request.prepared.tokens)
+            return body.answer(content, JSON, accepts)
+
+        return context.run({text.name: sentences}, encode)
+
+
+class OpenAIModel(Answer, frozen=True):
+    """A model in OpenAI's format."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["brim"]
+
+
+class OpenAIModels(Answer, frozen=True):
+    """All configured models, embedding models or not."""
+
+    object: Literal["list"]
+    data: tuple[OpenAIModel, ...]
+
+
+@blueprint.get("/v1/models")
+@answers(OpenAIModels)
+def models() -> OpenAIModels:
+    """The configured models."""
+    return OpenAIModels("list", tuple(_model(name) for name in services().engine.names))
+
+
+@blueprint.get("/v1/models/<name>")
+@answers(OpenAIModel, *UNKNOWN)
+def model(name: str) -> OpenAIModel:
+    """One configured model."""
+    services().engine.endpoint(name)
+    return _model(name)
+
+
+def _model(name: str) -> OpenAIModel:
+    return OpenAIModel(name, "model", 0, "brim")

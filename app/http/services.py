@@ -1,0 +1,163 @@
+"""What views use: the engine, the limit of requests in flight, the watch for disconnects."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TypeAlias, cast
+
+from flask import current_app
+
+from app.http.errors import TooManyWaiting
+from engine.api import EngineClient
+
+VERSION = version("brim")
+MODEL_VERSION = "1"
+
+Callback: TypeAlias = Callable[[], object]
+
+_DISCONNECTED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLONESHOT", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What views use; see `services`."""
+
+    engine: EngineClient
+    limiter: ConcurrencyLimiter
+    disconnects: DisconnectWatcher
+
+
+def services() -> Services:
+    """Return the services of the app that handles this request."""
+    return cast("Services", current_app.extensions["brim"])
+
+
+class ConcurrencyLimiter:
+    """Issues at most `limit` permits at a time. `_lock` guards `_free`, the number left.
+
+    Under gthread a waiting request holds a thread, and when all threads wait, a health check queues
+    behind them: so the limit leaves some threads free, and requests above it are refused at once.
+    Brim's own worker holds no thread per request; its limit is the number of connections.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._free = limit
+
+    def acquire(self) -> Permit:
+        """Return a permit. Raises `TooManyWaiting` at once when there is none."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return Permit(self)
+        raise TooManyWaiting(f"{self.limit} requests wait in this process already", 1.0)
+
+    def release(self) -> None:
+        """Take one permit back; each `Permit` calls this once."""
+        with self._lock:
+            self._free += 1
+
+
+class Permit:
+    """One request's permit: released at the end of the `with` block, or later once detached."""
+
+    __slots__ = ("_detached", "_limiter")
+
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self._limiter: ConcurrencyLimiter | None = limiter
+        self._detached = False
+
+    def detach(self) -> None:
+        """Keep the permit after the `with` block; `release` must be called then."""
+        self._detached = True
+
+    def release(self) -> None:
+        """Give the permit back. Idempotent."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter.release()
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_details: object) -> None:
+        if not self._detached or kind is not None:
+            self.release()
+
+
+class DisconnectWatcher:
+    """Calls back when the peer of a watched socket disconnects. Needs Linux's epoll.
+
+    A server thread that waits for the engine does not read its socket, so it cannot see the client
+    disconnect. One thread with one epoll instance watches the sockets of all waiting requests. It
+    asks for `EPOLLRDHUP` only: pipelined data does not wake it. A client that closes just its
+    sending half looks the same and is treated as disconnected; HTTP clients do not do that.
+    Without epoll nothing is watched. `_lock` guards `_callbacks`: file descriptor -> callback.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: dict[int, Callback] = {}
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+        self._wake_read, self._wake_write = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="brim-disconnects", daemon=True)
+        if self._epoll is not None:
+            self._epoll.register(self._wake_read, select.EPOLLIN)
+            self._thread.start()
+
+    @contextmanager
+    def watch(self, client: socket.socket | None, on_disconnect: Callback) -> Iterator[None]:
+        """Call `on_disconnect()` if the client disconnects inside the block.
+
+        Without a socket (`client` is None) nothing is watched.
+        """
+        if client is None or self._epoll is None or (fd := client.fileno()) < 0:
+            yield
+            return
+        with self._lock:
+            self._callbacks[fd] = on_disconnect
+        try:
+            # a peer that disconnected before this line is reported at once
+            self._epoll.register(fd, _DISCONNECTED)
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.pop(fd, None)
+            with suppress(OSError, ValueError):  # the socket was closed while it was watched
+                self._epoll.unregister(fd)
+
+    def _run(self) -> None:
+        while self._epoll is not None:
+            for fd, _ in self._epoll.poll():
+                if fd == self._wake_read:
+                    return
+                with self._lock:
+                    # the event may be older than the watch: the system reuses descriptors
+                    callback = self._callbacks.pop(fd, None) if _is_disconnected(fd) else None
+                if callback is not None:
+                    callback()
+
+    def close(self) -> None:
+        """Stop watching and end the thread. Idempotent."""
+        if self._thread.is_alive():
+            os.write(self._wake_write, b"x")
+            self._thread.join()
+        if self._epoll is not None and not self._epoll.closed:
+            self._epoll.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+
+def _is_disconnected(fd: int) -> bool:
+    """Whether the peer of this socket has disconnected. Does not block."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -1,1 +1,0 @@
-"""Commands that plan: measure the buckets, simulate a server, choose bucket sizes."""

@@ -1,1 +1,0 @@
-"""The views: decode, submit, wait, encode, and nothing else. One blueprint a file."""

@@ -1,0 +1,1 @@
+"""HTTP/1: bytes, requests, answers. No sockets are opened and nothing waits here."""

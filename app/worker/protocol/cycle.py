@@ -1,0 +1,212 @@
+"""One request and its answer, between gunicorn and the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from io import BytesIO
+from typing import Any, Protocol
+
+from gunicorn.http.message import Request
+
+from app.worker.protocol.head_cache import Head
+from app.worker.protocol.write_buffer import WriteBuffer
+from app.worker.suspension import SUSPENDED, SuspendedAnswer
+
+_DRAIN: int = 64 * 1024
+"""Bytes of an unread body per read."""
+
+
+class Host(Protocol):
+    """What a gunicorn worker offers to a cycle."""
+
+    cfg: Any
+    log: Any
+    wsgi: Callable[..., Iterable[bytes]]
+
+    def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
+        """Log an error and write gunicorn's answer to it."""
+
+
+class RequestResponseCycle:
+    """`prepare`, `call`, and `produce` until it is `done`; or `abandon`. On one thread at a time.
+
+    `keep`: the connection may serve another request. `lost`: the client is gone.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_host",
+        "_iterator",
+        "_parts",
+        "_response",
+        "_started",
+        "_write_buffer",
+        "done",
+        "environ",
+        "keep",
+        "lost",
+        "request",
+    )
+
+    def __init__(self, host: Host, request: Request, write_buffer: WriteBuffer) -> None:
+        self._host = host
+        self._write_buffer = write_buffer
+        self._parts: Iterable[bytes] = ()
+        self._iterator: Iterator[bytes] | None = None
+        self._response: Any = None
+        self._answers: list[SuspendedAnswer] = []
+        self.request = request
+        self.environ: dict[str, Any] = {}
+        self.done = False
+        self.keep = False
+        self.lost = False
+
+    def prepare(self, head: Head, server: Any, *, close: bool) -> None:
+        """Make the environ; `close`: the connection ends with this answer. May raise."""
+        host = self._host
+        try:
+            host.cfg.pre_request(host, self.request)
+            self._started = datetime.now()
+            self._response, self.environ = head.open(
+                self.request, self._write_buffer, server, host.cfg
+            )
+        except Exception:
+            self._call_hook()
+            raise
+        self.environ[SUSPENDED] = self._answers
+        if close:
+            self._response.force_close()
+
+    def call(self) -> None:
+        """Call the application."""
+        try:
+            self._parts = self._host.wsgi(self.environ, self._response.start_response)
+        except BaseException as error:
+            self._fail(error)
+
+    @property
+    def suspended(self) -> SuspendedAnswer | None:
+        """The answer that needs a pending result, if the application has returned one."""
+        return None if self.done or not self._answers else self._answers[-1]
+
+    @property
+    def inline(self) -> bool:
+        """Whether the suspended answer can be built on the loop's thread. Something wrapped around
+        it may take any time.
+        """
+        suspended = self.suspended
+        return suspended is not None and suspended.inline and self._parts is suspended
+
+    def produce(self) -> None:
+        """Make and send the answer, until it is complete or the client reads slowly."""
+        if not self.done:
+            self._make()
+        self._flush()
+
+    def _make(self) -> None:
+        try:
+            answer = self.suspended
+            # a middleware may have wrapped the answer, or `start_response` to add headers
+            if (
+                answer is not None
+                and self._parts is answer
+                and answer.start_response == self._response.start_response
+            ):
+                self._response.write_prepared(answer.prepare())
+            elif not self._write_parts():
+                return
+            self._response.close()
+            self.keep = not self._response.should_close() and self._is_whole()
+            self._end()
+        except BaseException as error:
+            self._fail(error)
+
+    def _write_parts(self) -> bool:
+        """Write what the application yields. Returns whether that was all."""
+        if self._iterator is None:
+            self._iterator = iter(self._parts)
+        for part in self._iterator:
+            self._response.write(part)
+            self._flush()
+            if self.lost or self._write_buffer.full:
+                return False
+        return True
+
+    def _flush(self) -> None:
+        try:
+            self._write_buffer.flush()
+        except OSError:
+            self.lost = True
+            self._write_buffer.drop()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """End without the rest of the answer."""
+        self.keep = False
+        if not self.done:
+            self._end()
+
+    def _fail(self, error: BaseException) -> None:
+        """As gunicorn's workers: send a 500, or cut off an answer that has begun. What is not an
+        `Exception` is raised again.
+        """
+        self.keep = False
+        begun = self._response.headers_sent
+        if begun:
+            self._host.log.exception("Error handling request")
+        else:
+            address = self.request.peer_addr
+            self._host.handle_error(self.request, self._write_buffer, address, error)
+        if not self.done:
+            self._end(logged=not begun)
+        if not isinstance(error, Exception):
+            raise error
+
+    def _end(self, *, logged: bool = False) -> None:
+        """Write the access log, unless it was `logged` already, and close the answer."""
+        self.done = True
+        host, response = self._host, self._response
+        try:
+            if response.status is not None and not logged:
+                spent = datetime.now() - self._started
+                host.log.access(response, self.request, self.environ, spent)
+            # a middleware may have dropped a suspended answer, or have failed around it
+            for part in (self._parts, *self._answers):
+                close = getattr(part, "close", None)
+                if close is not None:
+                    close()
+        except Exception:
+            self.keep = False
+            host.log.exception("Error handling request")
+        self._call_hook()
+
+    def _call_hook(self) -> None:
+        try:
+            self._host.cfg.post_request(self._host, self.request, self.environ, self._response)
+        except Exception:
+            self._host.log.exception("Exception in post_request hook")
+
+    def _is_whole(self) -> bool:
+        """Whether the answer and the request's body are complete, so that others can follow.
+
+        After an answer shorter than its Content-Length, a client would read the beginning of the
+        next answer as the rest of this one.
+        """
+        response = self._response
+        length = response.response_length
+        return (length in (None, response.sent) or response._omits_body) and self._drain_body()
+
+    def _drain_body(self) -> bool:
+        """Read what the application has left of the body. Returns False where its end is unknown,
+        because reading it has failed.
+        """
+        body = self.request.body
+        if isinstance(body, BytesIO):
+            return True
+        try:
+            while body.read(_DRAIN):
+                pass
+        except Exception:
+            return False
+        return not body.failed

@@ -1,0 +1,74 @@
+"""Bytes on their way to one client."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Final
+
+NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a non-blocking socket raises instead of waiting."""
+
+HIGH_WATER: Final = 64 * 1024
+"""Bytes. An answer of many parts is made at most so far ahead of what its client reads."""
+
+
+class WriteBuffer:
+    """Keeps what the socket does not take at once. gunicorn's response writes to it as to a socket.
+
+    Used by one thread at a time: the one that runs the request, otherwise the loop's.
+    """
+
+    __slots__ = ("_parts", "_size", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._parts: list[bytes | memoryview] = []
+        self._size = 0
+
+    def sendall(self, data: bytes) -> None:
+        """Keep the data for `flush`."""
+        self._parts.append(data)
+        self._size += len(data)
+
+    def send(self, data: bytes) -> int:
+        """Keep the data for `flush`; returns its length."""
+        self.sendall(data)
+        return len(data)
+
+    def gettimeout(self) -> float:
+        """As a socket that never waits."""
+        return 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything was sent."""
+        return not self._parts
+
+    @property
+    def full(self) -> bool:
+        """Whether the next part of an answer should wait."""
+        return self._size > HIGH_WATER
+
+    def flush(self) -> bool:
+        """Send what the socket takes; returns whether it took any. Raises OSError."""
+        moved = False
+        while self._parts:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            try:
+                sent = self.sock.send(data)
+            except NOT_NOW:
+                self._parts = [data]
+                break
+            moved = True
+            self._size -= sent
+            if sent == len(data):
+                self._parts.clear()
+            else:
+                self._parts = [memoryview(data)[sent:]]
+        return moved
+
+    def drop(self) -> None:
+        """Drop what was not sent."""
+        self._parts.clear()
+        self._size = 0

@@ -1,0 +1,60 @@
+"""A client's socket, plain or TLS."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from typing import Final
+
+from app.worker.protocol.write_buffer import NOT_NOW
+
+EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+"""Watched once and edge-triggered: no system call per request but reading and writing."""
+_GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+
+class Transport:
+    """Reads without blocking.
+
+    `readable`: there may be bytes to read. `hung_up`: the client sends nothing more; reading to the
+    end finds that out and closes the connection.
+    """
+
+    __slots__ = ("hung_up", "readable", "sock", "tls")
+
+    def __init__(self, sock: socket.socket) -> None:
+        """`sock` does not block."""
+        self.sock = sock
+        self.tls = isinstance(sock, ssl.SSLSocket)
+        self.readable = True
+        self.hung_up = False
+
+    def on_event(self, events: int) -> None:
+        """Note what epoll reports."""
+        if events & _GONE:
+            self.hung_up = True
+        # TLS may have waited for a write before it can read
+        if self.tls or events & (select.EPOLLIN | _GONE):
+            self.readable = True
+
+    def shake_hands(self) -> bool:
+        """Continue the TLS handshake. Returns whether it is complete; raises OSError."""
+        try:
+            self.sock.do_handshake()  # type: ignore[attr-defined]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        return True
+
+    def receive(self, size: int) -> bytes | None:
+        """Return at most `size` bytes; None if there are none now; b"" at the end or an error."""
+        try:
+            data = self.sock.recv(size)
+        except NOT_NOW:
+            self.readable = False
+            return None
+        except OSError:
+            return b""
+        if len(data) < size and not self.tls and not self.hung_up:
+            self.readable = False
+        return data

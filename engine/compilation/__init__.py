@@ -1,0 +1,1 @@
+"""Programs and buckets become executables."""

@@ -1,0 +1,107 @@
+"""A model: its signature, host processor and program; and the states of its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from engine.models.processor import HostProcessor, Prepared
+from engine.models.signature import Signature
+from engine.models.tensors import Arrays, TensorSpec
+
+Params = Any
+"""Any pytree of arrays. It is an argument of every executable, so it exists once on the device."""
+
+Apply = Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]
+Golden = Callable[[np.random.Generator, int | None], Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The device side: `apply(params, inputs) -> outputs`, traced once per bucket.
+
+    `inputs` and the result are dicts of arrays with rows first. The outputs of a row may depend on
+    that row alone, and not on padding; warm-up verifies it. `golden(rng, length)` makes one row of
+    device inputs, shaped as in the signature, for warm-up; `length` is None without a dynamic axis.
+    """
+
+    apply: Apply
+    params: Params
+    golden: Golden | None = None
+
+
+class Model:
+    """A pure function, its weights, the names of its tensors, and Python around it.
+
+    `inputs` and `outputs` are what clients see. With `preprocess` the device gets `device_inputs`
+    instead, and with `postprocess` it returns `device_outputs`. A request's arrays may be read-only
+    views of its body: a hook copies what it changes. `Signature`, `HostProcessor` and `Program`
+    describe the arguments.
+
+    Raises ValueError where the arguments do not fit each other.
+    """
+
+    __slots__ = ("processor", "program", "signature")
+
+    def __init__(
+        self,
+        *,
+        apply: Apply,
+        params: Params,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        preprocess: Callable[[Arrays], Prepared] | None = None,
+        postprocess: Callable[[Arrays], Arrays] | None = None,
+        device_inputs: Sequence[TensorSpec] = (),
+        device_outputs: Sequence[TensorSpec] = (),
+        golden: Golden | None = None,
+        example: Mapping[str, list[Any]] | None = None,
+        max_length: int | None = None,
+        detokenize: Callable[[Sequence[int]], str] | None = None,
+        platform: str = "jax",
+    ) -> None:
+        for hook, name, specs in (
+            (preprocess, "device_inputs", device_inputs),
+            (postprocess, "device_outputs", device_outputs),
+        ):
+            if hook is not None and not specs:
+                raise ValueError(f"a model with a host-side hook must state its {name}")
+        self.signature = Signature(
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            device_inputs=tuple(device_inputs or inputs),
+            device_outputs=tuple(device_outputs or outputs),
+            max_length=max_length,
+            example=example,
+            platform=platform,
+        )
+        self.processor = HostProcessor(preprocess, postprocess, detokenize)
+        self.program = Program(apply, params, golden)
+
+
+class ModelState(Enum):
+    """`LOADING -> COMPILING -> WARMING -> READY -> DRAINING -> CLOSED`, or `FAILED` from any."""
+
+    LOADING = "loading"
+    COMPILING = "compiling"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+    def may_become(self, other: ModelState) -> bool:
+        """Forward only. FAILED follows any state but CLOSED, and only CLOSED follows FAILED."""
+        if self is ModelState.FAILED:
+            return other is ModelState.CLOSED
+        order = list(ModelState)  # FAILED is last
+        return self is not ModelState.CLOSED and order.index(other) > order.index(self)
+
+    @property
+    def startup_finished(self) -> bool:
+        """Start-up is over, successfully or not."""
+        return self not in (ModelState.LOADING, ModelState.COMPILING, ModelState.WARMING)

@@ -1,0 +1,59 @@
+"""The host side of a model: Python that runs in the process and thread that serve the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import BrimError, ExecutionFailed
+from engine.models.tensors import Arrays
+
+Parameter = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `preprocess` makes of a request.
+
+    inputs      the device inputs, rows first
+    parameters  of the response, beside its tensors
+    tokens      the number of tokens in the request, for clients that are billed by tokens
+    """
+
+    inputs: Arrays
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcessor:
+    """Runs before and after the device, in the thread of the request.
+
+    preprocess   client inputs -> `Prepared`; None if clients send the device inputs
+    postprocess  device outputs -> client outputs; None if they are the same
+    detokenize   token ids of the model's own vocabulary -> text; None without a vocabulary
+    """
+
+    preprocess: Callable[[Arrays], Prepared] | None = None
+    postprocess: Callable[[Arrays], Arrays] | None = None
+    detokenize: Callable[[Sequence[int]], str] | None = None
+
+    def prepare(self, inputs: Arrays) -> Prepared:
+        """Run `preprocess`. Raises its `BrimError`, or `ExecutionFailed` for any other error."""
+        if self.preprocess is None:
+            return Prepared(inputs)
+        try:
+            return self.preprocess(inputs)
+        except BrimError:
+            raise
+        except Exception as error:
+            raise ExecutionFailed(f"preprocess failed: {error}") from error
+
+    def finish(self, outputs: Arrays) -> Arrays:
+        """Run `postprocess`. Raises `ExecutionFailed` for any error in it."""
+        if self.postprocess is None:
+            return outputs
+        try:
+            return self.postprocess(outputs)
+        except Exception as error:
+            raise ExecutionFailed(f"postprocess failed: {error}") from error

@@ -1,0 +1,1 @@
+"""Threads, staging, launches and results."""

@@ -1,0 +1,37 @@
+"""One inference request, prepared and validated: immutable from here on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.models.processor import HostProcessor, Prepared
+from engine.models.tensors import Arrays, Extent
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What is queued, and what the host needs to finish it. Nothing writes to it.
+
+    prepared       device inputs, rows first, and the parameters of the response
+    extent         rows, and their length where the model has a dynamic axis
+    bucket_length  the bucket length that the rows need
+    enqueued_at    when it arrived, on the engine's monotonic clock; preprocessing comes after that
+    deadline       when the answer stops being useful, on the same clock
+    priority       1 is the highest, 9 the lowest
+    processor      the host side of the version that answers it
+    """
+
+    prepared: Prepared
+    extent: Extent
+    bucket_length: int | None
+    enqueued_at: float
+    deadline: float
+    priority: int
+    processor: HostProcessor
+    rows: int = field(init=False)
+    inputs: Arrays = field(init=False)
+
+    def __post_init__(self) -> None:
+        # the scheduler and the staging read these for every batch
+        self.rows = self.extent.rows
+        self.inputs = self.prepared.inputs

@@ -1,0 +1,1 @@
+"""Decides what the device does next: queue, admission, batch assembly, fair share."""

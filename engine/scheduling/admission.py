@@ -1,0 +1,159 @@
+"""Admission: predicts whether a request that arrives now would be answered in time.
+
+The prediction is what is on the device, plus the cheapest partition of all rows that are taken
+first, plus a margin: the largest recent error of such predictions. A request that is predicted to
+miss its deadline is refused, and a queued one that cannot meet it any more expires.
+
+Under overload every admitted request ends close to its deadline, so the margin decides how reliable
+a prediction is. A generous margin costs little: it shortens the queue without leaving the device
+idle. It is at most half of the time that the request has. On a free device costs are optimistic and
+there is no margin: what was learned in a slow phase is revised only by running batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, NamedTuple
+
+from engine.scheduling.costs.cost_table import CostTable
+from engine.scheduling.costs.estimators import WindowedMax
+from engine.scheduling.fair_share import FairShareTimeline
+from engine.scheduling.request_queue import Queued, R, RequestQueue, RowsByLength
+
+NEVER = float("inf")
+
+
+class Quote(NamedTuple):
+    """What admitting a request now would mean. Times are seconds on the scheduler's clock.
+
+    finish_at   when its answer is predicted, without the margin
+    lateness_s  by how much its deadline would be missed, or that of a request of its priority that
+                it delays; above 0 it should be refused
+    waits       whether it would wait for the device or other requests; its error then counts
+    """
+
+    finish_at: float
+    lateness_s: float
+    waits: bool
+
+
+@dataclass(slots=True, eq=False)
+class AdmissionProbe:
+    """A request that may come: what is known before its rows are decoded."""
+
+    rows: int
+    bucket_length: int | None
+    enqueued_at: float
+    deadline: float
+    priority: int
+
+
+class AdmissionController(Generic[R]):
+    """Predicts when requests finish, measures how wrong that was, and expires late requests.
+
+    Invariant: `next_expiry` is at most the moment at which the first queued request expires.
+    """
+
+    def __init__(
+        self, name: str, costs: CostTable, queue: RequestQueue[R], timeline: FairShareTimeline
+    ) -> None:
+        self._name = name
+        self._costs = costs
+        self._queue = queue
+        self._timeline = timeline
+        self._predicted: dict[R, float] = {}
+        self._errors = WindowedMax()
+        self.next_expiry = NEVER
+
+    def quote(self, request: Queued, now: float) -> Quote:
+        """The quote for a request not queued yet. It is valid until the queue or device changes."""
+        ahead, free_at = self._queue.rows_ahead(request), self._timeline.free_at(now)
+        finish_at = self._finish_at(ahead, request, free_at, now)
+        waits = free_at > now or any(ahead.values())
+        if waits:
+            lateness = finish_at + self._margin(request, now) - request.deadline
+        else:
+            optimistic = self._costs.optimistic_seconds(request.bucket_length, request.rows)
+            lateness = now + optimistic - request.deadline
+        if ahead is not self._queue.rows:
+            lateness = max(lateness, self._lateness_caused(ahead, request, free_at, now))
+        return Quote(finish_at, lateness, waits)
+
+    def _finish_at(self, ahead: RowsByLength, request: Queued, free_at: float, now: float) -> float:
+        length, costs = request.bucket_length, self._costs
+        rows = ahead[length] + request.rows
+        if rows > request.rows or free_at > now:
+            # requests that arrive while it waits will fill its batch, which takes as long as a full
+            # one; the batch assembler ensures that it does not take longer
+            full = costs.best(length).rows
+            rows = -(-rows // full) * full
+        seconds = costs.min_device_seconds(length, rows)
+        if len(ahead) > 1:
+            for other, queued in ahead.items():
+                if queued and other != length:
+                    seconds += costs.min_device_seconds(other, queued)
+        return free_at + seconds / self._timeline.share(self._name)
+
+    def _margin(self, request: Queued, now: float) -> float:
+        return max(0.0, min(self._errors.value, (request.deadline - now) / 2))
+
+    def _lateness_caused(
+        self, ahead: RowsByLength, request: Queued, free_at: float, now: float
+    ) -> float:
+        """The largest lateness of the requests behind it that are in time without it."""
+
+        def lateness(rows: RowsByLength, other: Queued) -> float:
+            finish_at = self._finish_at(rows, other, free_at, now)
+            return finish_at + self._margin(other, now) - other.deadline
+
+        largest = -NEVER
+        before, after = dict(ahead), dict(ahead)
+        after[request.bucket_length] += request.rows
+        for other in self._queue.requests_behind(request):
+            delayed = lateness(after, other)
+            if delayed > 0 >= lateness(before, other):
+                largest = max(largest, delayed)
+            for rows in (before, after):
+                rows[other.bucket_length] += self._queue.rows_left(other)
+        return largest
+
+    def record(self, request: R, quote: Quote) -> None:
+        """Remember the prediction for a request that is queued now."""
+        if quote.waits:
+            self._predicted[request] = quote.finish_at
+        self.next_expiry = min(self.next_expiry, self._expires_at(request))
+
+    def completed(self, request: R, at: float) -> None:
+        """Learn when a request was answered, or would have been: without those that expired the
+        error would be understated.
+        """
+        predicted = self._predicted.pop(request, None)
+        if predicted is not None:
+            self._errors.add(at - predicted)
+
+    def discard(self, request: R) -> None:
+        """Forget a request that left the queue without an answer."""
+        self._predicted.pop(request, None)
+
+    def expire(self, now: float) -> tuple[R, ...]:
+        """Remove and return the queued requests that cannot be answered in time any more.
+
+        `next_expiry` is a lower bound (requests leave without raising it), so the scan is rare.
+        """
+        if now < self.next_expiry:
+            return ()
+        at = {request: self._expires_at(request) for request in self._queue}
+        expired = tuple(request for request, expires_at in at.items() if expires_at <= now)
+        for request in expired:
+            self.completed(request, now + self._least_seconds(request))
+            self._queue.discard(request)
+        later = (expires_at for expires_at in at.values() if expires_at > now)
+        self.next_expiry = min(later, default=NEVER)
+        return expired
+
+    def _expires_at(self, request: R) -> float:
+        """From then on not even one row could be answered in time."""
+        return request.deadline - self._least_seconds(request)
+
+    def _least_seconds(self, request: R) -> float:
+        return self._costs.optimistic_seconds(request.bucket_length, 1)

@@ -1,0 +1,202 @@
+"""The queued requests: by priority, then earliest deadline first.
+
+Each pair of priority and bucket length has a queue of its own, sorted by deadline. Rows are taken
+from the fronts of these queues only, and a request may be split at any row: its remaining rows stay
+at the front.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import merge
+from itertools import chain
+from typing import Final, Generic, Protocol, TypeVar
+
+LOWEST_PRIORITY: Final = 9  # 1 is the highest
+DEFAULT_PRIORITY: Final = 5
+
+Lengths = Collection[int | None]
+RowsByLength = Mapping[int | None, int]
+
+
+class Queued(Protocol):
+    """What the scheduler reads of a request.
+
+    rows           number of rows
+    bucket_length  the bucket length that its longest row needs
+    deadline       by when it must be answered, in seconds on the scheduler's clock
+    priority       1 is the highest
+    """
+
+    rows: int
+    bucket_length: int | None
+    deadline: float
+    priority: int
+
+
+R = TypeVar("R", bound=Queued)
+R_co = TypeVar("R_co", bound=Queued, covariant=True)
+
+Entry = tuple[float, int, R]  # deadline, arrival number, request; sorted by deadline, then arrival
+
+
+@dataclass(frozen=True, slots=True)
+class RowSlice(Generic[R_co]):
+    """`count` rows of `request` from its row `start`."""
+
+    request: R_co
+    start: int
+    count: int
+
+
+class RequestQueue(Generic[R]):
+    """A priority queue of requests whose rows are taken one by one. Not thread-safe.
+
+    Invariants:
+      - `rows[length]` is the sum of the queued rows of that bucket length, `total_rows` that of all
+        lengths, `len` the number of requests
+      - deadlines never decrease along a queue, and equal deadlines keep the order of arrival
+      - a request is in one queue, from `add` until its last row is taken or it is discarded
+    """
+
+    def __init__(self, bucket_lengths: Iterable[int | None]) -> None:
+        self.closed = False
+        self.rows: dict[int | None, int] = dict.fromkeys(bucket_lengths, 0)
+        self.total_rows = 0
+        # priority -> bucket length -> queue
+        self._queues: dict[int, dict[int | None, list[Entry[R]]]] = {}
+        self._numbers: dict[R, int] = {}
+        self._taken: dict[R, int] = {}  # rows taken already, of the requests that were split
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._numbers)
+
+    def add(self, request: R) -> None:
+        """Queue a request."""
+        self._arrivals += 1
+        self._numbers[request] = self._arrivals
+        queues = self._queues.get(request.priority)
+        if queues is None:
+            queues = self._queues[request.priority] = {length: [] for length in self.rows}
+            self._queues = dict(sorted(self._queues.items()))
+        insort(queues[request.bucket_length], (request.deadline, self._arrivals, request))
+        self.rows[request.bucket_length] += request.rows
+        self.total_rows += request.rows
+
+    def discard(self, request: R) -> None:
+        """Remove the queued rows of a request, if there are any."""
+        number = self._numbers.pop(request, None)
+        if number is None:
+            return
+        queue = self._queues[request.priority][request.bucket_length]
+        del queue[bisect_left(queue, (request.deadline, number))]
+        left = request.rows - self._taken.pop(request, 0)
+        self.rows[request.bucket_length] -= left
+        self.total_rows -= left
+
+    def first(self, *, by_deadline: bool = False) -> R:
+        """The next request: the earliest deadline of the highest priority, or of all."""
+        return next(self._in_order(self.rows, by_deadline))[2]
+
+    def rows_left(self, request: R) -> int:
+        """How many rows of a queued request have not been taken."""
+        return request.rows - self._taken.get(request, 0)
+
+    def _in_order(self, lengths: Lengths, by_deadline: bool) -> Iterator[Entry[R]]:
+        levels = [
+            [queues[length] for length in lengths if queues[length]]
+            for queues in self._queues.values()
+        ]
+        if len(levels) == len(lengths) == 1:
+            return chain.from_iterable(levels[0])
+        if by_deadline:
+            return merge(*chain.from_iterable(levels))
+        return chain.from_iterable(
+            level[0] if len(level) == 1 else merge(*level) for level in levels if level
+        )
+
+    def meets_deadlines(
+        self, lengths: Lengths, batches: Iterator[tuple[int, float]], *, by_deadline: bool
+    ) -> bool:
+        """Whether these batches, filled in order, answer all rows of these lengths in time.
+        `batches` yields the rows and the end of each, without end.
+        """
+        room, ends_at = next(batches)
+        for deadline, _, request in self._in_order(lengths, by_deadline):
+            if deadline < ends_at:
+                return False
+            room -= self.rows_left(request)
+            while room < 0:
+                rows, ends_at = next(batches)
+                room += rows
+            if deadline < ends_at:
+                return False
+            if not room:
+                room, ends_at = next(batches)
+        return True
+
+    def peek(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> list[RowSlice[R]]:
+        """The next rows of these bucket lengths, `rows` at most, in order."""
+        slices: list[RowSlice[R]] = []
+        for _, _, request in self._in_order(lengths, by_deadline):
+            start = self._taken.get(request, 0)
+            count = min(rows, request.rows - start)
+            slices.append(RowSlice(request, start, count))
+            rows -= count
+            if not rows:
+                break
+        return slices
+
+    def take(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> tuple[RowSlice[R], ...]:
+        """Remove and return the rows that `peek` returns."""
+        slices = self.peek(lengths, rows, by_deadline=by_deadline)
+        for row_slice in slices:
+            self._remove(row_slice)
+        return tuple(slices)
+
+    def _remove(self, row_slice: RowSlice[R]) -> None:
+        request, end = row_slice.request, row_slice.start + row_slice.count
+        if end == request.rows:
+            # rows are taken from the front of a queue only
+            del self._queues[request.priority][request.bucket_length][0]
+            del self._numbers[request]
+            self._taken.pop(request, None)
+        else:
+            self._taken[request] = end
+        self.rows[request.bucket_length] -= row_slice.count
+        self.total_rows -= row_slice.count
+
+    def rows_ahead(self, request: Queued) -> RowsByLength:
+        """Rows, by bucket length, that would be taken before those of a request not yet queued;
+        `self.rows` itself where that is every row.
+        """
+        last = (request.deadline, self._arrivals + 1)
+        for level, queues in self._queues.items():
+            if level >= request.priority:
+                for queue in queues.values():
+                    if queue and (level > request.priority or queue[-1] > last):
+                        priority = request.priority
+                        return {n: self._length_ahead(n, priority, last) for n in self.rows}
+        return self.rows
+
+    def _length_ahead(self, length: int | None, priority: int, last: tuple[float, int]) -> int:
+        rows = 0
+        for level, queues in self._queues.items():
+            if level <= priority:
+                queue = queues[length]
+                end = len(queue) if level < priority else bisect_left(queue, last)
+                rows += sum(self.rows_left(request) for _, _, request in queue[:end])
+        return rows
+
+    def requests_behind(self, request: Queued) -> Iterator[R]:
+        """Requests of its priority, in order, that a request not yet queued would precede."""
+        last = (request.deadline, self._arrivals + 1)
+        queues = self._queues.get(request.priority, {})
+        tails = [queue[bisect_left(queue, last) :] for queue in queues.values()]
+        return (other for _, _, other in merge(*filter(None, tails)))

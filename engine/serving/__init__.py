@@ -1,0 +1,1 @@
+"""Endpoints, versions, life cycles, and the in-process client."""

@@ -1,0 +1,77 @@
+"""The host side of a request: check, preprocess, validate. Runs in the thread of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.errors import BrimError, InvalidRequest
+from engine.models.config import ModelConfig
+from engine.models.processor import Prepared
+from engine.models.tensors import Arrays, validate
+from engine.runtime.request import Request
+from engine.scheduling.admission import AdmissionProbe
+from engine.scheduling.request_queue import DEFAULT_PRIORITY, LOWEST_PRIORITY
+from engine.serving.version import ModelInterface
+
+
+class RequestPreparer:
+    """Makes requests for one configured model."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        clock: Callable[[], float],
+        probe: Callable[[AdmissionProbe], BrimError | None],
+        count_refusal: Callable[[BrimError, int], object],
+    ) -> None:
+        """`probe` returns the refusal that such a request would get now, or None."""
+        self._grid = config.grid
+        self._max_rows = config.max_queue_rows
+        self._timeout_s = config.timeout_s
+        self._clock = clock
+        self._probe = probe
+        self._count_refusal = count_refusal
+
+    def prepare(
+        self, interface: ModelInterface, inputs: Arrays, timeout_s: float | None, priority: int
+    ) -> Request:
+        """Client tensors, rows first, become a request.
+
+        `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
+        the default, which is 5. Raises `InvalidRequest`, `ExecutionFailed` for an error in the
+        model's `preprocess`, or the refusal of a request that has one and cannot be answered.
+        """
+        arrived_at = self._clock()
+        if not 0 <= priority <= LOWEST_PRIORITY:
+            problem = f"got {priority}, expected 1 (highest) to {LOWEST_PRIORITY}, or 0"
+            raise InvalidRequest("parameters.priority", problem)
+        wanted = self._timeout_s if timeout_s is None else timeout_s
+        # in this order a NaN is not a limit; a deadline of NaN would never pass
+        deadline = arrived_at + min(self._timeout_s, wanted)
+        level = priority or DEFAULT_PRIORITY
+        prepared = self._preprocess(interface, inputs, arrived_at, deadline, level)
+        signature, grid = interface.signature, self._grid
+        extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
+        if extent.rows > self._max_rows:
+            problem = f"{extent.rows} rows never fit, expected 1 to {self._max_rows}"
+            raise InvalidRequest("inputs", problem)
+        bucket_length = grid.fit_length(extent.length)
+        return Request(
+            prepared, extent, bucket_length, arrived_at, deadline, level, interface.processor
+        )
+
+    def _preprocess(
+        self, interface: ModelInterface, inputs: Arrays, now: float, deadline: float, priority: int
+    ) -> Prepared:
+        if interface.processor.preprocess is None:
+            return Prepared(inputs)
+        rows = validate(interface.signature.inputs, inputs).rows
+        # under overload most requests are refused: those that could not be answered in time even if
+        # all their rows were short are refused before the preprocess is paid for
+        refusal = self._probe(
+            AdmissionProbe(rows, self._grid.bucket_lengths[0], now, deadline, priority)
+        )
+        if refusal is not None:
+            self._count_refusal(refusal, rows)
+            raise refusal
+        return interface.processor.prepare(inputs)

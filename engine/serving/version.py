@@ -1,0 +1,31 @@
+"""One version of a model that can serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from engine.models.processor import HostProcessor
+from engine.models.signature import Signature
+from engine.runtime.device_group import Replica
+from engine.scheduling.costs.cost_table import CostTable
+
+FIRST_VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelInterface:
+    """What the host side of a request needs of the version that serves it. Crosses processes."""
+
+    version: str
+    signature: Signature
+    processor: HostProcessor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedVersion:
+    """Immutable after verification: what clients see of it, its replica, its costs."""
+
+    interface: ModelInterface
+    replica: Replica
+    costs: CostTable

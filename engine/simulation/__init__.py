@@ -1,0 +1,1 @@
+"""Runs the scheduler on a simulated clock: traces, other servers' rules, bucket size search."""

@@ -1,0 +1,1 @@
+"""Verification and timing of every bucket."""

@@ -1,0 +1,238 @@
+"""The `brim` command: what it prints, what it refuses, and what it does not start."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli.main import main
+from app.hosting import gunicorn as hosting
+from app.http.services import VERSION
+from app.settings import Settings
+
+Write = Callable[[str], Path]
+
+ROOT = Path(__file__).parents[3]
+PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows = [1, 2]\n'
+WRONG = "[server]\nthread = 1\n" + PUPPET
+DIGITS_MEMORY = (
+    "weights 0.2 MB, once; inputs and outputs of a batch at most 0.010 MB; "
+    "XLA's memory: known after compilation"
+)
+
+
+def brim(*args: str | Path, **environment: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(main, [*map(str, args)])
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Records the settings instead of serving."""
+    settings: list[Settings] = []
+    monkeypatch.setattr(hosting.Server, "run", lambda self: settings.append(self._settings))
+    return settings
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert brim("--version").output == f"brim, version {VERSION}\n"
+
+
+@pytest.mark.parametrize("args", [["-h"], ["serve", "-h"], ["check", "--help"]])
+def test_every_level_has_help(args: list[str]) -> None:
+    result = brim(*args)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage:")
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+def test_check_prints_a_summary_of_every_model(write: Write) -> None:
+    file = write(
+        f"""{PUPPET}
+        weight = 2.5
+        [[models]]
+        name = "d"
+        family = "digits"
+        path = "{ROOT}/examples/digits/digits.safetensors"
+        required = false
+        max_wait_ms = 0.5
+        """
+    )
+    result = brim("check", file)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (
+        f"{file} is valid: 2 models on http://127.0.0.1:8000, worker brim, 16 threads"
+        in result.output
+    )
+    summary = [
+        re.split("  +", line.strip(), maxsplit=1)
+        for line in result.output.splitlines()
+        if line.strip()
+    ][1:]
+    assert [[part.strip() for part in line] for line in summary] == [
+        ["p"],
+        ["model", "factory engine.testing:puppet_model"],
+        ["buckets", "2: rows [1, 2]"],
+        ["memory", "known after the factory has run"],
+        ["in flight", "at most 2 batches; weight 2.5"],
+        ["queue", "at most 1024 rows"],
+        ["max wait", "10 ms for more requests while the device is free"],
+        ["timeout", "30000 ms from arrival to response"],
+        ["required", "yes"],
+        ["d"],
+        ["model", "convolutional classifier of 8x8 digits"],
+        ["buckets", "6: rows [1, 2, 4, 8, 16, 32]"],
+        ["memory", DIGITS_MEMORY],
+        ["in flight", "at most 2 batches; weight 1"],
+        ["queue", "at most 1024 rows"],
+        ["max wait", "0.5 ms for more requests while the device is free"],
+        ["timeout", "30000 ms from arrival to response"],
+        ["required", "no: the server can be ready without it"],
+    ]
+
+
+def test_check_prints_the_lengths(write: Write) -> None:
+    assert (
+        "4: rows [1, 2] x lengths [16, 32]"
+        in brim("check", write(f"{PUPPET}lengths = [16, 32]\n")).output
+    )
+
+
+def test_check_says_which_optional_model_will_fail(write: Write) -> None:
+    file = write(
+        f'{PUPPET}[[models]]\nname = "d"\nfamily = "digits"\npath = "[/gone]"\nrequired = false\n'
+    )
+    result = brim("check", file)
+    assert result.exit_code == 0
+    (line,) = [line for line in result.output.splitlines() if "will fail" in line]
+    assert "path: got '[/gone]', expected an existing file or directory; " in line
+    assert line.rstrip().endswith("is not there; the model is not required")
+
+
+def test_check_of_the_demo_is_valid() -> None:
+    assert "is valid: 2 models" in brim("check", ROOT / "configs/demo.toml").output
+
+
+def test_a_path_is_printed_unchanged(tmp_path: Path) -> None:
+    odd = tmp_path / "[bold]" / "[/]" / "x.toml"
+    odd.parent.mkdir(parents=True)
+    odd.write_text(PUPPET)
+    assert f"{odd} is valid" in brim("check", odd).output
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "bind"),
+    [
+        ([], {}, ("file", 1, 4)),
+        ([], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("env", 2, 5)),
+        (["--bind", "flag:3", "--threads", "6"], {}, ("flag", 3, 6)),
+        (["--bind", "flag:3"], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("flag", 3, 5)),
+    ],
+    ids=["file", "environment", "flags", "each overrides what it sets"],
+)
+def test_serve_takes_flags_before_environment_before_file(
+    write: Write,
+    started: list[Settings],
+    flags: list[str],
+    environment: dict[str, str],
+    bind: tuple[str, int, int],
+) -> None:
+    file = write(f'[server]\nbind = "file:1"\nthreads = 4\n{PUPPET}')
+    result = brim("serve", file, *flags, **environment)
+    assert (result.exit_code, result.output) == (0, "")
+    (settings,) = started
+    assert (settings.host, settings.port, settings.threads) == bind
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_wrong_config_is_one_line_and_exit_status_2(
+    write: Write, started: list[Settings], command: str
+) -> None:
+    file = write(WRONG)
+    result = brim(command, file)
+    assert (result.exit_code, result.stdout, started) == (2, "", [])
+    assert result.stderr == (
+        f"brim: {file}: server.thread: got 1, expected a known key, one of bind, worker, threads, "
+        "max_body_bytes, keepalive_s, graceful_timeout_s, log_level; did you mean threads?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "line"),
+    [
+        (["--bind", "nope"], {}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
+        (
+            ["--threads", "0"],
+            {},
+            "--threads: got 0, expected a whole number from 2 to 100000; one is kept for probes",
+        ),
+        (
+            [],
+            {"BRIM_BIND": "nope"},
+            "BRIM_BIND: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+        ),
+    ],
+    ids=["bind", "threads", "environment"],
+)
+def test_a_wrong_flag_or_variable_is_one_line_and_exit_status_2(
+    write: Write,
+    started: list[Settings],
+    flags: list[str],
+    environment: dict[str, str],
+    line: str,
+) -> None:
+    result = brim("serve", write(PUPPET), *flags, **environment)
+    assert (result.exit_code, result.stdout, started) == (2, "", [])
+    assert result.stderr == f"brim: {line}\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_missing_file_is_one_line_and_exit_status_2(command: str) -> None:
+    result = brim(command, "gone.toml")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "brim: got 'gone.toml', expected a readable file: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_wrong_config_starts_no_thread_and_does_not_import_jax(
+    write: Write, command: str
+) -> None:
+    script = (
+        "import sys, threading\n"
+        "from app.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, 'jax' in sys.modules, threading.active_count())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, command, str(write(WRONG))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "2 False 1\n"
+    assert ended.stderr.startswith("brim: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_check_of_a_good_config_does_not_import_jax_either() -> None:
+    script = (
+        "import sys\n"
+        "from app.cli.main import main\n"
+        "main(['check', 'configs/demo.toml'], standalone_mode=False)\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

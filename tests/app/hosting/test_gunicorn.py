@@ -1,0 +1,183 @@
+"""gunicorn: the options it gets, the options it is refused, and its hooks."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.hosting import gunicorn as hosting
+from app.hosting.process import PROCESS, Hosted, settings_or_exit
+from app.worker.worker import BrimWorker
+from engine.testing import rows, submit
+from tests.app.conftest import Served, settings_of
+
+Write = Callable[[str], Path]
+
+ROOT = Path(__file__).parents[3]
+PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows = [4]\n'
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("worker", "worker_class", "threads", "connections"),
+    [("brim", "app.worker.worker.BrimWorker", 99, 16_384), ("gthread", "gthread", 99, 1000)],
+)
+def test_gunicorns_options_follow_from_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    worker: str,
+    worker_class: str,
+    threads: int,
+    connections: int,
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
+    options = hosting.gunicorn_options(
+        settings_of(
+            host="h", port=1, worker=worker, threads=99, keepalive_s=75, graceful_timeout_s=9
+        )
+    )
+    assert {key: value for key, value in options.items() if not callable(value)} == {
+        "bind": "h:1",
+        "worker_class": worker_class,
+        "workers": 1,
+        "threads": threads,
+        "worker_connections": connections,
+        "keepalive": 75,
+        "graceful_timeout": 9,
+        "worker_tmp_dir": "/dev/shm",
+        "preload_app": False,
+        "control_socket_disable": True,
+        "loglevel": "warning",
+    }
+
+
+def test_without_a_memory_file_system_gunicorn_chooses_where_the_heartbeat_file_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert hosting.gunicorn_options(settings_of())["worker_tmp_dir"] is None
+
+
+def test_gthread_accepts_twice_as_many_connections_as_it_has_threads() -> None:
+    assert (
+        hosting.gunicorn_options(settings_of(worker="gthread", threads=20_000))[
+            "worker_connections"
+        ]
+        == 40_000
+    )
+
+
+def test_gunicorn_knows_every_option() -> None:
+    server = hosting.Server(settings_of(threads=8, port=1))
+    assert server.cfg.threads == 8
+    assert server.cfg.address == [("127.0.0.1", 1)]
+    assert server.cfg.worker_class is BrimWorker
+    assert server.cfg.on_starting is hosting.on_starting
+
+
+def test_the_config_file_for_gunicorn_has_the_options_of_brim_serve(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIM_CONFIG", str(write(PUPPET)))
+    monkeypatch.setenv("BRIM_BIND", "env:7")
+    loaded = runpy.run_path(str(ROOT / "configs/gunicorn.py"))
+    options = hosting.gunicorn_options(settings_or_exit())
+    assert options.items() <= loaded.items()
+    assert loaded["bind"] == "env:7"
+
+
+# --- refused options ------------------------------------------------------------------------------
+
+
+def master(workers: int = 1, preload_app: bool = False) -> Any:
+    return SimpleNamespace(cfg=SimpleNamespace(workers=workers, preload_app=preload_app))
+
+
+def test_one_worker_that_starts_after_the_fork_is_fine() -> None:
+    hosting.on_starting(master())
+
+
+@pytest.mark.parametrize(
+    ("server", "line"),
+    [
+        (
+            master(workers=2),
+            "brim: workers: got 2, expected 1: each worker would hold the weights once more\n",
+        ),
+        (
+            master(preload_app=True),
+            "brim: preload_app: got True, expected False: JAX does not survive a fork\n",
+        ),
+    ],
+    ids=["two workers", "preload"],
+)
+def test_options_that_cannot_work_are_refused_in_the_master(
+    server: Any, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        hosting.on_starting(server)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == line
+
+
+# --- signals and exit -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hosted(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """An app registered in the way `build` does it; SIGTERM's handler is restored afterwards."""
+    monkeypatch.setattr(PROCESS, "hosted", Hosted(served.engine, served.disconnects, drain_s=24.0))
+    before = signal.getsignal(signal.SIGTERM)
+    yield served
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_drains_and_then_calls_gunicorns_handler(hosted: Served) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    hosting.post_worker_init(None)
+    signal.raise_signal(signal.SIGTERM)
+    assert received == [signal.SIGTERM]
+    states = [state.value for _, state, _ in hosted.observer.wait_for("state_changed", 5)]
+    assert states[3:] == ["draining", "closed"]
+    assert hosted.client.get("/readyz").status_code == 503
+    assert hosted.client.get("/healthz").status_code == 200
+
+
+def test_sigterm_drains_where_gunicorn_has_no_handler(hosted: Served) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hosting.post_worker_init(None)
+    signal.raise_signal(signal.SIGTERM)
+    hosted.observer.wait_for("state_changed", 5)
+
+
+def test_sigterm_before_there_is_an_engine_only_calls_gunicorns_handler(
+    monkeypatch: pytest.MonkeyPatch, hosted: Served
+) -> None:
+    monkeypatch.setattr(PROCESS, "hosted", None)
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    hosting.post_worker_init(None)
+    signal.raise_signal(signal.SIGTERM)
+    hosting.worker_exit(None, None)
+    assert received == [signal.SIGTERM]
+    assert hosted.engine.ready
+
+
+def test_worker_exit_closes_everything_and_may_be_called_again(hosted: Served) -> None:
+    pending = submit(hosted.engine, "puppet", rows(1.0))
+    hosting.worker_exit(None, None)
+    hosting.worker_exit(None, None)
+    assert pending.result()["y"].tolist() == [[3.0, -1.0]]
+    left = {thread.name for thread in threading.enumerate() if thread.name.startswith("brim-")}
+    assert left == set()
+    assert hosted.client.get("/readyz").get_json()["models"]["puppet"]["state"] == "closed"

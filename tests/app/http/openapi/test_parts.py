@@ -1,0 +1,58 @@
+"""Conversion of JSON Schema 2020-12 to the dialect of OpenAPI 3.0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.http.openapi.parts import as_openapi_3_0
+
+NULL = {"type": "null"}
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param(TEXT, TEXT, id="common-keywords-stay"),
+        pytest.param({"const": 8}, {"enum": [8]}, id="const-is-an-enum-of-one"),
+        pytest.param(
+            {"anyOf": [TEXT, NULL], "default": None},
+            {"type": "string", "nullable": True, "default": None},
+            id="null-among-two-is-nullable",
+        ),
+        pytest.param(
+            {"anyOf": [TEXT, NUMBER, NULL]},
+            {"anyOf": [TEXT, NUMBER], "nullable": True},
+            id="null-among-several-is-nullable",
+        ),
+        pytest.param(
+            {"anyOf": [TEXT, NUMBER]}, {"anyOf": [TEXT, NUMBER]}, id="several-without-null-stay"
+        ),
+        pytest.param(
+            {"anyOf": [{"$ref": "#/x"}, NULL]},
+            {"allOf": [{"$ref": "#/x"}], "nullable": True},
+            id="a-reference-stands-alone",
+        ),
+        pytest.param({"type": "array"}, {"type": "array", "items": {}}, id="an-array-has-items"),
+        pytest.param(
+            {"type": "object", "required": []},
+            {"type": "object"},
+            id="an-empty-required-is-removed",
+        ),
+        pytest.param(
+            {"type": "string", "description": "One.\n\n    Two."},
+            {"type": "string", "description": "One.\n\nTwo."},
+            id="a-docstring-is-not-indented",
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"x": {"const": "a"}}},
+            {"type": "object", "properties": {"x": {"enum": ["a"]}}},
+            id="nested-schemas",
+        ),
+    ],
+)
+def test_a_schema_means_the_same_in_the_older_dialect(written: Any, read: Any) -> None:
+    assert as_openapi_3_0(written) == read

@@ -1,0 +1,325 @@
+"""OpenAI's routes: embeddings of texts and of tokens, and errors in the form its clients read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from werkzeug.test import TestResponse
+
+from engine.errors import InvalidRequest
+from engine.models.config import ModelConfig
+from engine.models.model import Model, Prepared
+from engine.models.tensors import Arrays, TensorSpec
+from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model
+from tests.app.conftest import PATIENCE_S, Serve, Served, answer
+
+EMBEDDINGS = "/v1/embeddings"
+WORDS = ("full", "to", "the", "brim")
+
+
+def measure(inputs: Arrays) -> Prepared:
+    """A text's row is `[v, -v]`, where v is its length; a token is a word."""
+    texts = [text.decode() for text in inputs["text"]]
+    values = [[len(text), -len(text)] for text in texts]
+    tokens = sum(len(text.split()) for text in texts)
+    return Prepared({"x": np.array(values, np.float32)}, tokens=tokens)
+
+
+def words(tokens: Sequence[int]) -> str:
+    for token in tokens:
+        if not 0 <= token < len(WORDS):
+            raise InvalidRequest("input", f"token {token} does not exist, expected 0 to 3")
+    return " ".join(WORDS[token] for token in tokens)
+
+
+def reader(**changes: Any) -> Model:
+    """A model that turns a text into its length."""
+    fields = {
+        "inputs": (TensorSpec("text", "BYTES"),),
+        "preprocess": measure,
+        "device_inputs": (PUPPET_SPEC_IN,),
+        "detokenize": words,
+    }
+    return puppet_model(**(fields | changes))
+
+
+@pytest.fixture
+def reading(serve: Serve) -> Served:
+    return serve(model=lambda _config: reader())
+
+
+def ask(served: Served, given: Any, **more: Any) -> TestResponse:
+    return served.client.post(EMBEDDINGS, json={"model": "puppet", "input": given, **more})
+
+
+def problem(response: TestResponse) -> str:
+    """The message of an error, which must have OpenAI's form and nothing else."""
+    assert response.content_type == "application/json"
+    said = json.loads(response.data)
+    assert list(said) == ["error"]
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    kind = "server_error" if response.status_code >= 500 else "invalid_request_error"
+    assert said["error"]["type"] == kind
+    return str(said["error"]["message"])
+
+
+# --- it goes well ---------------------------------------------------------------------------------
+
+
+def test_a_text_is_answered_in_openais_form(reading: Served) -> None:
+    response = ask(reading, "to the brim", user="someone")
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.get_json() == {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": answer(11.0)}],
+        "model": "puppet",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "texts", "tokens"),
+    [
+        pytest.param("full", ["full"], 1, id="a text"),
+        pytest.param("", [""], 0, id="the empty text"),
+        pytest.param("\u00e9", ["\u00e9"], 1, id="as UTF-8"),
+        pytest.param(["full", "to the"], ["full", "to the"], 3, id="texts"),
+        pytest.param([0, 1, 2], ["full to the"], 3, id="tokens of one"),
+        pytest.param([[0], [1, 2, 3]], ["full", "to the brim"], 4, id="tokens of several"),
+        pytest.param(["a"] * 11, ["a"] * 11, 11, id="more than every bucket"),
+    ],
+)
+def test_whatever_was_given_is_read(
+    reading: Served, given: Any, texts: list[str], tokens: int
+) -> None:
+    said = ask(reading, given).get_json()
+    assert [part["index"] for part in said["data"]] == list(range(len(texts)))
+    lengths = [float(len(text.encode().decode())) for text in texts]
+    assert [part["embedding"] for part in said["data"]] == [answer(value) for value in lengths]
+    assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def test_base64_is_of_the_same_numbers(reading: Served) -> None:
+    said = ask(reading, ["a", "full"], encoding_format="base64").get_json()
+    decoded = [np.frombuffer(base64.b64decode(part["embedding"]), "<f4") for part in said["data"]]
+    plain = ask(reading, ["a", "full"], encoding_format="float").get_json()
+    assert [row.tolist() for row in decoded] == [part["embedding"] for part in plain["data"]]
+
+
+def test_the_dimensions_that_a_model_has_may_be_named(reading: Served) -> None:
+    assert ask(reading, "full", dimensions=2).status_code == 200
+    assert ask(reading, "full", dimensions=None).status_code == 200
+
+
+# --- it does not ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "message"),
+    [
+        pytest.param(
+            [], {}, "input: got an empty list, expected at least one text", id="no text at all"
+        ),
+        pytest.param(
+            ["full", 1], {}, "input: expected texts, or token ids, and not both", id="text, token"
+        ),
+        pytest.param(
+            [[1], 1], {}, "input: expected texts, or token ids, and not both", id="list, token"
+        ),
+        pytest.param(
+            ["full", [1]], {}, "input: expected texts, or token ids, and not both", id="text, list"
+        ),
+        pytest.param(
+            [[1], []],
+            {},
+            "input: got an empty list of tokens, expected at least one",
+            id="one without tokens",
+        ),
+        pytest.param(
+            [[0, 4]], {}, "input: token 4 does not exist, expected 0 to 3", id="no such token"
+        ),
+        pytest.param(
+            [-1], {}, "input: token -1 does not exist, expected 0 to 3", id="a negative token"
+        ),
+        pytest.param(
+            [True], {}, "input[0]: Expected `int | str | array`, got `bool`", id="true is no token"
+        ),
+        pytest.param(None, {}, "input: Expected `str | array`, got `null`", id="null is no text"),
+        pytest.param(
+            [["full"]], {}, "input[0][0]: Expected `int`, got `str`", id="a list of lists of texts"
+        ),
+        pytest.param(
+            "full", {"dimensions": 3}, "dimensions: got 3, expected 2", id="other dimensions"
+        ),
+        pytest.param(
+            "full",
+            {"dimensions": "2"},
+            "dimensions: Expected `int | null`, got `str`",
+            id="dimensions in words",
+        ),
+        pytest.param(
+            "full",
+            {"encoding_format": "hex"},
+            "encoding_format: Invalid enum value 'hex'",
+            id="another format",
+        ),
+    ],
+)
+def test_a_clients_mistake_is_400_and_reaches_no_queue(
+    reading: Served, given: Any, more: dict[str, Any], message: str
+) -> None:
+    response = ask(reading, given, **more)
+    assert (response.status_code, problem(response)) == (400, message)
+    assert reading.observer.named("queued") == []
+
+
+@pytest.mark.parametrize("given", [[1, 2], [[1], [2]]], ids=["tokens of one", "of several"])
+def test_tokens_need_a_model_that_can_read_them(serve: Serve, given: Any) -> None:
+    served = serve(model=lambda _config: reader(detokenize=None))
+    response = ask(served, given)
+    assert response.status_code == 400
+    assert problem(response) == "input: this model takes texts, and no token ids"
+
+
+TWO = (TensorSpec("y", "FP32", (2,)), TensorSpec("z", "FP32", (2,)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(puppet_model(), id="takes numbers"),
+        pytest.param(reader(inputs=(TensorSpec("text", "BYTES", (2,)),)), id="two texts a row"),
+        pytest.param(
+            reader(inputs=(TensorSpec("text", "BYTES"), PUPPET_SPEC_IN)),
+            id="takes more than a text",
+        ),
+        pytest.param(
+            reader(
+                outputs=TWO,
+                postprocess=lambda out: out,
+                device_outputs=puppet_model().signature.outputs,
+            ),
+            id="which of two vectors?",
+        ),
+        pytest.param(
+            reader(
+                outputs=(TensorSpec("y", "FP32", (2, 2)),),
+                postprocess=lambda out: out,
+                device_outputs=puppet_model().signature.outputs,
+            ),
+            id="a matrix",
+        ),
+    ],
+)
+def test_a_model_that_makes_no_embeddings_is_400(serve: Serve, model: Model) -> None:
+    response = ask(serve(model=lambda _config: model), "full")
+    assert response.status_code == 400
+    assert problem(response) == "model: 'puppet' does not turn texts into embeddings"
+
+
+def test_an_unknown_model_is_404_and_the_known_ones_are_named(reading: Served) -> None:
+    response = reading.client.post(EMBEDDINGS, json={"model": "nobody", "input": "full"})
+    assert response.status_code == 404
+    assert problem(response) == "unknown model 'nobody'; this server has puppet"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "message"),
+    [
+        ("POST", EMBEDDINGS, b"nonsense", 400, "body: not JSON: "),
+        ("POST", EMBEDDINGS, b'{"input": "a"}', 400, "body: Object missing required field `model`"),
+        ("POST", EMBEDDINGS, None, 411, "the request says neither Content-Length nor"),
+        ("POST", EMBEDDINGS, b" " * (2 << 20), 413, "The data value transmitted exceeds"),
+        ("GET", EMBEDDINGS, None, 405, "The method is not allowed"),
+        ("GET", "/v1/nowhere", None, 404, "The requested URL was not found"),
+    ],
+)
+def test_every_error_below_v1_has_openais_form(
+    reading: Served, method: str, path: str, sent: bytes | None, status: int, message: str
+) -> None:
+    response = reading.client.open(path, method=method, data=sent)
+    assert response.status_code == status
+    assert problem(response).startswith(message)
+
+
+def test_an_encoding_that_is_not_understood_is_415_in_openais_form(reading: Served) -> None:
+    response = ask(reading, "full")
+    assert response.status_code == 200
+    headers = {"Content-Encoding": "br"}
+    response = reading.client.post(EMBEDDINGS, data=b"full", headers=headers)
+    assert response.status_code == 415
+    assert problem(response).startswith("Content-Encoding 'br'")
+
+
+def test_a_device_that_fails_is_a_server_error(reading: Served) -> None:
+    reading.device.fail_result = RuntimeError("ECC error")
+    response = ask(reading, "full")
+    assert response.status_code == 500
+    assert problem(response) == "the device failed this batch: ECC error"
+
+
+def test_what_nobody_foresaw_is_told_by_the_request_id_only(
+    reading: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: Any) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(reading.engine.endpoint("puppet"), "submit", broken)
+    response = reading.client.post(
+        EMBEDDINGS, json={"model": "puppet", "input": "a"}, headers={"X-Request-Id": "seven"}
+    )
+    assert response.status_code == 500
+    assert problem(response) == "internal error; the log has request seven"
+
+
+def test_when_all_places_are_taken_it_is_429_and_says_when_to_come_back(serve: Serve) -> None:
+    served = serve(model=lambda _config: reader(), worker="gthread", threads=2)
+    served.hold()
+    first = served.pool.submit(ask, served, "full")
+    served.wait_on_device()
+    refused = ask(served, "full")
+    assert refused.status_code == 429
+    assert problem(refused) == "1 requests wait in this process already"
+    assert refused.headers["Retry-After"] == "1"
+    assert served.engine.endpoint("puppet").snapshot().activity.counts.refused == 1
+    served.release()
+    assert first.result(PATIENCE_S).status_code == 200
+
+
+def test_a_model_that_failed_is_503_with_the_reason(serve: Serve) -> None:
+    compiler = PuppetCompiler()
+    compiler.fail = RuntimeError("out of memory")
+    response = ask(serve(model=lambda _config: reader(), compiler=compiler), "full")
+    assert response.status_code == 503
+    assert problem(response) == "model 'puppet' has failed: RuntimeError: out of memory"
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def entry(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "brim"}
+
+
+def test_the_models_are_listed(serve: Serve) -> None:
+    def load(_config: ModelConfig) -> Model:
+        return reader()
+
+    served = serve(*(puppet_config(name=name, rows=(4,)) for name in ("b", "a")), model=load)
+    assert served.client.get("/v1/models").get_json() == {
+        "object": "list",
+        "data": [entry("b"), entry("a")],
+    }
+    assert served.client.get("/v1/models/a").get_json() == entry("a")
+
+
+def test_a_model_that_is_not_there_is_404(reading: Served) -> None:
+    response = reading.client.get("/v1/models/nobody")
+    assert response.status_code == 404
+    assert problem(response) == "unknown model 'nobody'; this server has puppet"

@@ -1,0 +1,145 @@
+"""A model is checked and split into signature, host processor and program."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import BrimError, ExecutionFailed, InvalidRequest
+from engine.models.processor import HostProcessor, Prepared
+from engine.models.tensors import LENGTH, TensorSpec
+from engine.testing import PUPPET_SPEC_IN, PUPPET_SPEC_OUT, puppet_model, rows
+
+TEXT = TensorSpec("text", "BYTES")
+IDS = TensorSpec("ids", "INT64", (LENGTH,))
+
+
+def nothing(*_arguments: Any) -> Any:
+    raise NotImplementedError
+
+
+def raises(error: Exception) -> Callable[..., Any]:
+    def hook(*_arguments: Any) -> Any:
+        raise error
+
+    return hook
+
+
+# --- the signature -------------------------------------------------------------------------------
+
+
+def test_the_device_gets_the_clients_tensors_where_there_is_no_hook() -> None:
+    signature = puppet_model().signature
+    assert signature.device_inputs == (PUPPET_SPEC_IN,)
+    assert signature.device_outputs == (PUPPET_SPEC_OUT,)
+
+
+def test_with_hooks_the_device_has_tensors_of_its_own() -> None:
+    signature = puppet_model(
+        inputs=(TEXT,),
+        preprocess=nothing,
+        device_inputs=(IDS,),
+        outputs=(TEXT,),
+        postprocess=nothing,
+        device_outputs=(PUPPET_SPEC_OUT,),
+    ).signature
+    assert (signature.inputs, signature.outputs) == ((TEXT,), (TEXT,))
+    assert signature.device_inputs == (IDS,)
+    assert signature.device_outputs == (PUPPET_SPEC_OUT,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"inputs": ()}, "a model needs inputs", id="no-inputs"),
+        pytest.param({"outputs": ()}, "a model needs outputs", id="no-outputs"),
+        pytest.param({"preprocess": nothing}, "state its device_inputs", id="preprocess-to-what"),
+        pytest.param(
+            {"postprocess": nothing}, "state its device_outputs", id="postprocess-of-what"
+        ),
+        pytest.param({"inputs": (TEXT,)}, "text: BYTES cannot go to a device", id="bytes-in"),
+        pytest.param({"outputs": (TEXT,)}, "text: BYTES cannot go to a device", id="bytes-out"),
+    ],
+)
+def test_a_model_that_could_not_be_served_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        puppet_model(**changes)
+
+
+def test_a_signature_is_dynamic_when_a_row_on_the_device_is() -> None:
+    assert puppet_model(inputs=(PUPPET_SPEC_IN, IDS)).signature.dynamic
+    assert not puppet_model().signature.dynamic
+
+
+def test_a_signature_is_plain_data_that_crosses_processes() -> None:
+    example = {"x": [[1.0, 2.0]]}
+    signature = puppet_model(max_length=8, example=example, platform="torch").signature
+    copy = pickle.loads(pickle.dumps(signature))
+    assert (copy.max_length, copy.example, copy.platform) == (8, example, "torch")
+    assert repr(copy) == repr(signature)  # the NaN of the padding is not equal to itself
+
+
+# --- the host processor --------------------------------------------------------------------------
+
+
+def test_a_prepared_request_has_no_parameters_of_its_own() -> None:
+    assert Prepared({}).parameters == {}
+    assert Prepared({}).tokens == 0
+
+
+def test_without_hooks_a_processor_changes_nothing() -> None:
+    inputs = rows(1)
+    assert HostProcessor().prepare(inputs).inputs is inputs
+    assert HostProcessor().finish(inputs) is inputs
+
+
+def test_a_processor_runs_the_hooks_of_its_model() -> None:
+    model = puppet_model(
+        preprocess=lambda inputs: Prepared({"x": inputs["x"] + 1}, {"cut": True}, tokens=2),
+        device_inputs=(PUPPET_SPEC_IN,),
+        postprocess=lambda outputs: {"y": outputs["y"] * 10},
+        device_outputs=(PUPPET_SPEC_OUT,),
+        detokenize=lambda ids: "-".join(map(str, ids)),
+    )
+    prepared = model.processor.prepare(rows(1))
+    assert prepared.inputs["x"].tolist() == [[2, 0]]
+    assert (prepared.parameters, prepared.tokens) == ({"cut": True}, 2)
+    assert model.processor.finish({"y": np.ones(1)})["y"].tolist() == [10]
+    assert model.processor.detokenize is not None
+    assert model.processor.detokenize([1, 2]) == "1-2"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        pytest.param(ZeroDivisionError("bug"), ExecutionFailed, id="a-bug"),
+        pytest.param(InvalidRequest("x", "no image"), InvalidRequest, id="a-clients-mistake"),
+    ],
+)
+def test_an_error_of_preprocess_is_typed(error: Exception, kind: type[BrimError]) -> None:
+    with pytest.raises(kind) as caught:
+        HostProcessor(preprocess=raises(error)).prepare(rows(1))
+    assert error in (caught.value, caught.value.__cause__)
+
+
+def test_every_error_of_postprocess_is_a_failed_execution() -> None:
+    error = InvalidRequest("y", "not a client's mistake here")
+    with pytest.raises(ExecutionFailed, match="postprocess failed: y: not a client's") as caught:
+        HostProcessor(postprocess=raises(error)).finish(rows(1))
+    assert caught.value.__cause__ is error
+
+
+# --- the program ---------------------------------------------------------------------------------
+
+
+def test_a_program_keeps_the_function_its_weights_and_its_golden_rows() -> None:
+    params = {"w": np.ones(2)}
+    program = puppet_model(apply=nothing, params=params, golden=nothing).program
+    assert program.apply is nothing
+    assert program.params is params
+    assert program.golden is nothing
+    assert puppet_model().program.golden is None

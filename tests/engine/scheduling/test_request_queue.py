@@ -1,0 +1,269 @@
+"""The order of the queue, against a plain list that is sorted every time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain, count
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from engine.scheduling.request_queue import DEFAULT_PRIORITY, RequestQueue
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the queue reads of a request, and a name."""
+
+    name: str
+    rows: int = 1
+    deadline: float = 100.0
+    priority: int = DEFAULT_PRIORITY
+    bucket_length: int | None = None
+    enqueued_at: float = 0.0
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def queued(
+    *requests: Request, bucket_lengths: tuple[int | None, ...] = (None,)
+) -> RequestQueue[Request]:
+    queue: RequestQueue[Request] = RequestQueue(bucket_lengths)
+    for request in requests:
+        queue.add(request)
+    return queue
+
+
+def taken(
+    queue: RequestQueue[Request],
+    rows: int,
+    bucket_lengths: tuple[int | None, ...] = (None,),
+    *,
+    by_deadline: bool = False,
+) -> str:
+    """The next rows as one line: `a[0:3] b[0:5]`."""
+    slices = queue.take(bucket_lengths, rows, by_deadline=by_deadline)
+    return " ".join(f"{p.request}[{p.start}:{p.start + p.count}]" for p in slices)
+
+
+@pytest.mark.parametrize(
+    ("requests", "by_deadline", "expected"),
+    [
+        pytest.param(
+            [Request("a"), Request("b"), Request("c")],
+            False,
+            "a[0:1] b[0:1] c[0:1]",
+            id="equal-deadlines-keep-the-order-of-arrival",
+        ),
+        pytest.param(
+            [Request("a", deadline=9), Request("b", deadline=7), Request("c", deadline=8)],
+            False,
+            "b[0:1] c[0:1] a[0:1]",
+            id="the-earliest-deadline-is-first",
+        ),
+        pytest.param(
+            [Request("a", deadline=1), Request("b", deadline=9, priority=1)],
+            False,
+            "b[0:1] a[0:1]",
+            id="priority-comes-before-deadline",
+        ),
+        pytest.param(
+            [Request("a", deadline=1), Request("b", deadline=9, priority=1)],
+            True,
+            "a[0:1] b[0:1]",
+            id="by-deadline-priorities-are-ignored",
+        ),
+        pytest.param(
+            [Request("a", priority=9), Request("b", priority=1), Request("c", priority=5)],
+            False,
+            "b[0:1] c[0:1] a[0:1]",
+            id="in-whatever-order-priorities-arrive",
+        ),
+    ],
+)
+def test_the_order_in_which_rows_are_taken(
+    requests: list[Request], by_deadline: bool, expected: str
+) -> None:
+    assert taken(queued(*requests), 99, by_deadline=by_deadline) == expected
+
+
+def test_a_request_is_split_at_any_row_and_its_rest_stays_in_front() -> None:
+    queue = queued(Request("a", 5), Request("b", 5))
+    assert taken(queue, 3) == "a[0:3]"
+    assert taken(queue, 4) == "a[3:5] b[0:2]"
+    queue.add(Request("c", 1))
+    assert taken(queue, 9) == "b[2:5] c[0:1]"
+    assert (len(queue), queue.rows) == (0, {None: 0})
+
+
+def test_an_earlier_deadline_precedes_even_a_request_that_was_split() -> None:
+    queue = queued(Request("a", 5, deadline=9))
+    assert taken(queue, 2) == "a[0:2]"
+    queue.add(Request("b", 1, deadline=5))
+    assert taken(queue, 9) == "b[0:1] a[2:5]"
+
+
+def test_several_lengths_are_taken_together_by_deadline_and_others_stay() -> None:
+    queue = queued(
+        Request("a", deadline=3, bucket_length=16),
+        Request("b", deadline=1, bucket_length=64),
+        Request("c", deadline=2, bucket_length=32),
+        bucket_lengths=(16, 32, 64),
+    )
+    assert [str(s.request) for s in queue.peek((16, 64), 9, by_deadline=False)] == ["b", "a"]
+    assert taken(queue, 9, (16, 64)) == "b[0:1] a[0:1]"
+    assert queue.rows == {16: 0, 32: 1, 64: 0}
+
+
+def test_only_rows_of_its_own_priority_or_a_higher_one_are_ahead() -> None:
+    queue = queued(Request("a", 3, deadline=1))
+    assert queue.rows_ahead(Request("urgent", priority=1)) == {None: 0}
+    assert queue.rows_ahead(Request("same")) == {None: 3}
+    assert queue.rows_ahead(Request("patient", deadline=0, priority=9)) == {None: 3}
+
+
+def test_requests_behind_are_of_its_priority_and_in_order() -> None:
+    first, *others = (
+        Request("a", deadline=1),
+        Request("b", deadline=9, bucket_length=64),
+        Request("c", deadline=8),
+        Request("d", deadline=8, priority=9),
+    )
+    queue = queued(first, *others, bucket_lengths=(None, 64))
+    assert [str(r) for r in queue.requests_behind(Request("x", deadline=5))] == ["c", "b"]
+    assert [str(r) for r in queue.requests_behind(Request("x", deadline=8))] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        pytest.param([(9, 1.0)], True, id="exactly-at-the-deadline"),
+        pytest.param([(9, 1.5)], False, id="the-first-is-late"),
+        pytest.param([(2, 1.0), (3, 2.0)], True, id="each-in-its-own"),
+        pytest.param([(1, 1.0), (4, 2.0)], False, id="half-of-the-first-is-late"),
+        pytest.param([(2, 1.0), (2, 2.0), (1, 2.5)], False, id="the-last-row-is-late"),
+        pytest.param([(1, 0.5), (1, 1.0), (1, 1.2), (1, 1.5), (1, 2.0)], True, id="a-row-each"),
+    ],
+)
+def test_rows_are_in_time_if_their_batch_ends_by_their_deadline(
+    batches: list[tuple[int, float]], expected: bool
+) -> None:
+    queue = queued(Request("a", 2, deadline=1), Request("b", 3, deadline=2))
+    later = ((9, 50.0 + number) for number in count())
+    assert queue.meets_deadlines((None,), chain(batches, later), by_deadline=False) == expected
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Any operations in any order. An entry of the model is (request, queued rows)."""
+
+    requests = Bundle("requests")
+    bucket_lengths = st.sampled_from([(16,), (64,), (16, 64)])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: RequestQueue[Request] = RequestQueue((16, 64))
+        self.model: list[tuple[Request, int]] = []  # in the order of arrival
+        self.number = 0
+
+    def made(self, rows: int, deadline: int, priority: int, bucket_length: int) -> Request:
+        self.number += 1
+        return Request(f"r{self.number}", rows, float(deadline), priority, bucket_length)
+
+    def in_order(
+        self, bucket_lengths: tuple[int, ...], by_deadline: bool
+    ) -> list[tuple[Request, int]]:
+        # sorting keeps the order of arrival among equals
+        return sorted(
+            ((r, left) for r, left in self.model if r.bucket_length in bucket_lengths),
+            key=lambda one: (0 if by_deadline else one[0].priority, one[0].deadline),
+        )
+
+    @rule(
+        target=requests,
+        rows=st.integers(1, 5),
+        deadline=st.integers(0, 6),
+        priority=st.sampled_from([1, 5, 9]),
+        bucket_length=st.sampled_from([16, 64]),
+    )
+    def add(self, rows: int, deadline: int, priority: int, bucket_length: int) -> Request:
+        request = self.made(rows, deadline, priority, bucket_length)
+        before = self.in_order((16, 64), False)
+        ahead = Counter({16: 0, 64: 0})
+        for other, left in before:
+            if (other.priority, other.deadline) <= (priority, request.deadline):
+                ahead[other.bucket_length or 0] += left
+        behind = [
+            other
+            for other, _ in before
+            if other.priority == priority and other.deadline > request.deadline
+        ]
+        assert self.queue.rows_ahead(request) == ahead
+        assert list(self.queue.requests_behind(request)) == behind
+        self.queue.add(request)
+        self.model.append((request, rows))
+        return request
+
+    @rule(request=requests)
+    def discard(self, request: Request) -> None:
+        self.queue.discard(request)
+        self.model = [(r, left) for r, left in self.model if r is not request]
+
+    @rule(request=consumes(requests))
+    def discard_for_good(self, request: Request) -> None:
+        self.discard(request)
+
+    @rule(bucket_lengths=bucket_lengths, rows=st.integers(1, 9), by_deadline=st.booleans())
+    def take(self, bucket_lengths: tuple[int, ...], rows: int, by_deadline: bool) -> None:
+        expected, room_left = [], rows
+        for request, left in self.in_order(bucket_lengths, by_deadline):
+            count = min(left, room_left)
+            if count:
+                expected.append((request, request.rows - left, count))
+                room_left -= count
+        peeked = self.queue.peek(bucket_lengths, rows, by_deadline=by_deadline)
+        slices = self.queue.take(bucket_lengths, rows, by_deadline=by_deadline)
+        assert [(p.request, p.start, p.count) for p in slices] == expected
+        assert peeked == list(slices)
+        gone = {request: count for request, _, count in expected}
+        self.model = [(r, left - gone.get(r, 0)) for r, left in self.model if left > gone.get(r, 0)]
+
+    @rule(
+        bucket_lengths=bucket_lengths,
+        rows=st.integers(1, 9),
+        step=st.integers(1, 8),
+        by_deadline=st.booleans(),
+    )
+    def ask_whether_deadlines_are_met(
+        self, bucket_lengths: tuple[int, ...], rows: int, step: int, by_deadline: bool
+    ) -> None:
+        deadlines = [r.deadline for r, left in self.in_order(bucket_lengths, by_deadline)
+                     for _ in range(left)]  # fmt: skip
+        ends = [step / 4 * (1 + place // rows) for place in range(len(deadlines))]
+        expected = all(d >= end for d, end in zip(deadlines, ends, strict=True))
+        batches = ((rows, step / 4 * number) for number in count(1))
+        assert (
+            self.queue.meets_deadlines(bucket_lengths, batches, by_deadline=by_deadline) == expected
+        )
+
+    @invariant()
+    def every_request_is_there(self) -> None:
+        assert len(self.queue) == len(self.model)
+        assert list(self.queue) == [request for request, _ in self.model]
+        for bucket_length in (16, 64):
+            assert self.queue.rows[bucket_length] == sum(
+                left for r, left in self.model if r.bucket_length == bucket_length
+            )
+        for request, left in self.model:
+            assert self.queue.rows_left(request) == left
+        for by_deadline in (False, True):
+            order = self.in_order((16, 64), by_deadline)
+            if order:
+                assert self.queue.first(by_deadline=by_deadline) is order[0][0]
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
