@@ -14,26 +14,13 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from engine.models.config import ModelConfig, Source
-from engine.models.tensors import Array, Arrays
-from engine.runtime.pending import PendingResult
+from engine.models.tensors import Array
 from engine.serving.client import InProcessClient
 from engine.telemetry.events import Observer
 
 Serving = Callable[..., AbstractContextManager[InProcessClient]]
 
 WORDS: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "full", "to", "the", "brim", "a", "is", "##s")
-
-
-def submit(
-    client: InProcessClient,
-    name: str,
-    inputs: Arrays,
-    timeout_s: float | None = None,
-    priority: int = 0,
-) -> PendingResult:
-    """Admit, prepare and submit one request."""
-    endpoint = client.endpoint(name)
-    return endpoint.submit(endpoint.prepare(endpoint.admit(), inputs, timeout_s, priority))
 
 
 class TinyBert:

@@ -27,9 +27,16 @@ from engine.runtime.staging import gather, scatter
 from engine.scheduling.buckets import Bucket
 from engine.scheduling.request_queue import DEFAULT_PRIORITY, RowSlice
 from engine.serving.client import InProcessClient
-from engine.testing import FakeClock, RecordingObserver, puppet_config, puppet_model, rows, texts
+from engine.testing import (
+    FakeClock,
+    RecordingObserver,
+    puppet_config,
+    puppet_model,
+    rows,
+    submit,
+    texts,
+)
 from engine.warmup.golden import golden_row
-from tests.engine.conftest import submit
 
 ROOT = Path(__file__).parents[3]
 REFERENCE = ROOT / "tests/reference"

@@ -24,8 +24,7 @@ from engine.models.model import Model
 from engine.models.tensors import Arrays, TensorSpec
 from engine.runtime import staging
 from engine.scheduling.buckets import Bucket
-from engine.testing import puppet_config
-from tests.engine.conftest import submit
+from engine.testing import puppet_config, submit
 
 WIDTH, ROWS, REQUESTS = 512, 4, 12
 BUSY_ROUNDS = 2000

@@ -34,8 +34,8 @@ from engine.testing import (
     puppet_config,
     puppet_model,
     rows,
+    submit,
 )
-from tests.engine.conftest import submit
 
 PATIENCE_S = 30.0
 
