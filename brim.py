@@ -47,7 +47,7 @@ def _first(name: str) -> Iterator[None]:
 with _first("engine"):
     from engine.errors import BrimError, ConfigError, InvalidRequest, LoadError
     from engine.models.model import Model, Params
-    from engine.models.processor import Prepared
+    from engine.models.processor import HostProcessor, Prepared
     from engine.models.tensors import LENGTH, Array, Arrays, TensorSpec
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Arrays",
     "BrimError",
     "ConfigError",
+    "HostProcessor",
     "InvalidRequest",
     "LoadError",
     "Model",
@@ -77,8 +78,19 @@ def main() -> None:
 def gunicorn_options() -> dict[str, Any]:
     """Gunicorn's settings for the config that `BRIM_CONFIG` names; exits with 2 if it is wrong."""
     with _first("app"):
-        from app.hosting import gunicorn, process
-    return gunicorn.gunicorn_options(process.settings_or_exit())
+        from app.hosting import gunicorn
+        from app.settings import exit_with
+    try:
+        return gunicorn.options_of_environment()
+    except ConfigError as error:
+        exit_with(error)
+
+
+def engine_process(fds: list[str]) -> None:
+    """Run the engine's process; gunicorn's master starts it with these file descriptors."""
+    with _first("app"):
+        from app.hosting.engine_process import run
+    run(*map(int, fds))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import msgspec
 
@@ -30,6 +30,12 @@ MIN_THREADS, MAX_THREADS = 2, 100_000
 THREADS_ALLOWED = f"a whole number from {MIN_THREADS} to {MAX_THREADS}; one is kept for probes"
 Threads = Annotated[int, msgspec.Meta(ge=MIN_THREADS, le=MAX_THREADS)]
 
+AUTO: Final = "auto"
+MAX_WORKERS: Final = 256
+WORKERS_ALLOWED: Final = f'"{AUTO}", or a whole number from 1 to {MAX_WORKERS}'
+Workers = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)]
+"""HTTP processes; how many `auto` is, `app.hosting.workers` decides."""
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 THREADS: Final[Mapping[str, int]] = {"brim": 16, "gthread": 256}
 """Each worker and its default number of threads for requests. gthread needs a thread for each
@@ -45,6 +51,7 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     bind: str = "127.0.0.1:8000"
     worker: str = "brim"
+    workers: Workers = AUTO
     threads: Threads | msgspec.UnsetType = msgspec.UNSET
     max_body_bytes: Positive = 16 * 1024 * 1024
     keepalive_s: Seconds = 75
@@ -99,11 +106,13 @@ class Settings:
     host: str
     port: int
     worker: str
+    workers: Workers
     threads: int
     max_body_bytes: int
     keepalive_s: int
     graceful_timeout_s: int
     log_level: str
+    text: str = field(default="", repr=False, compare=False)
 
     @property
     def max_concurrent_requests(self) -> int:
@@ -115,6 +124,11 @@ class Settings:
         if self.worker == "brim":
             return MAX_CONNECTIONS
         return self.threads - max(1, self.threads // 16)
+
+    @property
+    def bind(self) -> str:
+        """Where gunicorn listens."""
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -135,9 +149,10 @@ class Settings:
         bind: str | None = None,
         worker: str | None = None,
         threads: int | None = None,
-        names: tuple[str, str, str] = ("--bind", "--worker", "--threads"),
+        workers: str | None = None,
+        names: tuple[str, str, str, str] = ("--bind", "--worker", "--threads", "--workers"),
     ) -> Settings:
-        """These settings with some replaced. `names` are what errors call the three."""
+        """These settings with some replaced. `names` are what errors call the four."""
         changed = self
         if bind is not None:
             host, port = _address(names[0], bind)
@@ -150,30 +165,43 @@ class Settings:
             if not MIN_THREADS <= threads <= MAX_THREADS:
                 raise ConfigError(names[2], threads, THREADS_ALLOWED)
             changed = replace(changed, threads=threads)
+        if workers is not None:
+            changed = replace(changed, workers=_workers(names[3], workers))
         return changed
 
 
-def load(file: str | Path, environment: Mapping[str, str] | None = None) -> Settings:
+def load(
+    file: str | Path, environment: Mapping[str, str] | None = None, text: str | None = None
+) -> Settings:
     """Read and check one file, then apply the environment. Raises `ConfigError`; uses no device.
+    With `text` that is the file's content, whatever the file has now.
 
     Checks the models' files too: missing weights, or weights with another checksum, are an error
     for a required model. A model that is not required starts as FAILED with the reason.
     """
     path = Path(file)
-    table = _parse(path)
+    text = _read(path) if text is None else text
+    table = _parse(path, text)
     try:
-        settings = _settings(path, table)
+        settings = _settings(path, table, text)
     except ConfigError as error:
         raise error.in_file(str(path)) from None
     return _with_environment(settings, environment or {})
 
 
-def _parse(path: Path) -> File:
+def _read(path: Path) -> str:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError("", str(path), f"a readable file: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError("", path.name, f"TOML: {error}", file=str(path)) from None
+
+
+def _parse(path: Path, text: str) -> File:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError("", path.name, f"TOML: {error}", file=str(path)) from None
     try:
         return msgspec.convert(content, File)
@@ -181,13 +209,13 @@ def _parse(path: Path) -> File:
         raise _explain(str(error), content).in_file(str(path)) from None
 
 
-def _settings(path: Path, table: File) -> Settings:
+def _settings(path: Path, table: File, text: str) -> Settings:
     server = msgspec.structs.asdict(table.server)
     host, port = _address("server.bind", server.pop("bind"))
     _check_one_of("server.log_level", server["log_level"], LOG_LEVELS)
     _check_one_of("server.worker", server["worker"], THREADS)
     server["threads"] = server["threads"] or THREADS[server["worker"]]  # UNSET is false
-    return Settings(str(path), _models(path, table.models), host, port, **server)
+    return Settings(str(path), _models(path, table.models), host, port, **server, text=text)
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -198,8 +226,17 @@ def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Set
         environment.get("BRIM_BIND") or None,
         environment.get("BRIM_WORKER") or None,
         int(threads) if threads else None,
-        ("BRIM_BIND", "BRIM_WORKER", "BRIM_THREADS"),
+        environment.get("BRIM_WORKERS") or None,
+        ("BRIM_BIND", "BRIM_WORKER", "BRIM_THREADS", "BRIM_WORKERS"),
     )
+
+
+def _workers(key: str, text: str) -> Workers:
+    if text == AUTO:
+        return AUTO
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_WORKERS:
+        raise ConfigError(key, text, WORKERS_ALLOWED)
+    return int(text)
 
 
 def _models(path: Path, tables: list[ModelTable]) -> tuple[ModelConfig, ...]:

@@ -2,8 +2,9 @@
 
 They are the settings of `brim serve`, computed from the config that BRIM_CONFIG names:
 
-- one worker, Brim's own or gthread: one process holds the weights once and batches for all clients
-- no preload_app: the engine starts after the fork, because JAX does not survive one
+- workers, Brim's own or gthread, as many as you want (`-w`): they serve HTTP, and a process of its
+  own holds the weights once and batches for all clients; the hooks start it and end it
+- no preload_app: each worker has its own connection to the engine
 - a keepalive longer than that of clients' connection pools: if the server closes first, a request
   may be sent on a connection that is already closed
 - on SIGTERM: refuse new requests, drain, answer what was accepted, exit with 0

@@ -10,15 +10,19 @@ raises its refusal; `on_ready(...)` or `result()` of the pending result gives th
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine import errors as errors
 from engine.errors import BrimError as BrimError
 from engine.errors import Cancelled as Cancelled
 from engine.errors import ConfigError as ConfigError
 from engine.errors import DeadlineExceeded as DeadlineExceeded
+from engine.errors import EngineLost as EngineLost
 from engine.errors import ExecutionFailed as ExecutionFailed
 from engine.errors import InvalidRequest as InvalidRequest
 from engine.errors import ModelFailed as ModelFailed
@@ -28,6 +32,7 @@ from engine.errors import QueueFull as QueueFull
 from engine.errors import Refused as Refused
 from engine.errors import Shed as Shed
 from engine.errors import ShuttingDown as ShuttingDown
+from engine.errors import TooManyWaiting as TooManyWaiting
 from engine.errors import UnknownModel as UnknownModel
 from engine.errors import UnknownVersion as UnknownVersion
 from engine.errors import WarmupError as WarmupError
@@ -79,9 +84,16 @@ from engine.telemetry.snapshots import Counts as Counts
 from engine.telemetry.snapshots import Duration as Duration
 from engine.telemetry.snapshots import Durations as Durations
 from engine.telemetry.snapshots import EngineSnapshot as EngineSnapshot
+from engine.telemetry.snapshots import EngineStatus as EngineStatus
 from engine.telemetry.snapshots import HistogramSnapshot as HistogramSnapshot
 from engine.telemetry.snapshots import MemoryUse as MemoryUse
 from engine.telemetry.snapshots import ModelSnapshot as ModelSnapshot
+from engine.telemetry.snapshots import ModelStatus as ModelStatus
+
+if TYPE_CHECKING:
+    from engine.transport.client.shared_memory_client import SharedMemoryClient
+    from engine.transport.protocol.status import StatusPage
+    from engine.transport.server.engine_server import EngineServer
 
 
 class PendingResult(Protocol):
@@ -108,7 +120,14 @@ class PendingResult(Protocol):
         """Wait at most `timeout_s` seconds until it is ready. Returns whether it is."""
 
     def result(self) -> Arrays:
-        """Wait until it is ready or the deadline. Returns the client's outputs, or raises."""
+        """Wait until it is ready or the deadline. Returns the client's outputs, or raises. The
+        arrays are valid until `release`.
+        """
+
+    def release(self) -> None:
+        """The outputs are not needed any more: their memory may be used again. Idempotent. Every
+        submitted request needs it, whatever its outcome.
+        """
 
     def cancel(self) -> bool:
         """The client has disconnected. Returns False if there was an outcome before."""
@@ -154,7 +173,12 @@ class Endpoint(Protocol):
         """
 
     def submit(self, request: Request) -> PendingResult:
-        """Queue a prepared request. Raises `QueueFull`, `Shed`, `ShuttingDown`, `ModelFailed`."""
+        """Queue a prepared request. Raises `QueueFull`, `Shed`, `ShuttingDown`, `ModelFailed` or
+        `EngineLost`; with the engine in another process, the result may raise them instead.
+        """
+
+    def status(self) -> ModelStatus:
+        """Whether it serves at this moment, and how soon. Costs no round trip."""
 
     def snapshot(self) -> ModelSnapshot:
         """State and statistics at this moment."""
@@ -174,10 +198,66 @@ class EngineClient(Protocol):
     def endpoint(self, name: str, version: str | None = None) -> Endpoint:
         """A configured model. Raises `UnknownModel`, or `UnknownVersion`."""
 
+    def watch(self) -> tuple[int, Callable[[int], object]] | None:
+        """A file descriptor, and what to call with epoll's events when it can be read: results
+        become ready in that call. The caller does so from now on. None where threads of the engine
+        make results ready, and where nothing calls this, a thread of the client does it.
+        """
+
     def coalesce(self) -> AbstractContextManager[None]:
         """Requests that one thread submits inside reach the engine together, at the end: do not
         wait for a result inside.
         """
 
+    def status(self) -> EngineStatus:
+        """Whether every model serves at this moment, and how soon. Costs no round trip."""
+
     def snapshot(self) -> EngineSnapshot:
         """State and statistics of every model at this moment."""
+
+
+# --- the engine in a process of its own: imported late, since only Linux has what it needs --------
+
+
+def can_share_memory() -> bool:
+    """Whether this system has what the transport needs: memfd, eventfd and epoll."""
+    return all(
+        hasattr(*each) for each in ((os, "memfd_create"), (os, "eventfd"), (select, "epoll"))
+    )
+
+
+def listen() -> socket.socket:
+    """A socket for the engine's process; its address is for the HTTP processes."""
+    from engine.transport.protocol import messages
+
+    return messages.listen()
+
+
+def status_page() -> StatusPage:
+    """A new page that the engine's process writes and every HTTP process reads."""
+    from engine.transport.protocol.status import StatusPage
+
+    return StatusPage.create()
+
+
+def engine_server(
+    make_client: Callable[[Observer], InProcessClient],
+    listener: socket.socket,
+    page_fd: int,
+    drain_s: float,
+) -> EngineServer:
+    """Serves the engine that `make_client(observer)` makes to other processes."""
+    from engine.transport.protocol.memory import SharedMemory
+    from engine.transport.protocol.status import StatusPage
+    from engine.transport.server.engine_server import EngineServer
+
+    return EngineServer(make_client, listener, StatusPage(SharedMemory(page_fd)), drain_s)
+
+
+def shared_memory_client(
+    models: Sequence[ModelConfig], address: bytes, page: StatusPage
+) -> SharedMemoryClient:
+    """The client of the engine whose process listens at `address`. It is not started."""
+    from engine.transport.client.shared_memory_client import SharedMemoryClient
+
+    return SharedMemoryClient(models, address, page)

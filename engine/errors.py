@@ -13,8 +13,10 @@
     ├── Refused              retry   refused before any work
     │   ├── NotReady         retry   still loading, compiling or warming up
     │   ├── QueueFull        retry   `max_queue_rows` is reached
+    │   ├── TooManyWaiting   retry   the HTTP process has no thread for one more request
     │   ├── Shed             retry   the deadline cannot be met behind the queue
-    │   └── ShuttingDown     retry   the process is draining; another replica can answer
+    │   ├── ShuttingDown     retry   the process is draining; another replica can answer
+    │   └── EngineLost       retry   the engine's process has ended; it is started again
     ├── DeadlineExceeded     retry   accepted, but the deadline passed before the answer
     ├── Cancelled            never   the client disconnected before the answer
     └── ExecutionFailed      retry   the device failed this batch
@@ -104,12 +106,20 @@ class QueueFull(Refused):
     """The queue holds `max_queue_rows` already."""
 
 
+class TooManyWaiting(Refused):
+    """The HTTP process has as many requests in flight as its limit allows."""
+
+
 class Shed(Refused):
     """Its deadline cannot be met, or only by delaying an accepted request beyond its own."""
 
 
 class ShuttingDown(Refused):
     """The process is draining."""
+
+
+class EngineLost(Refused):
+    """The engine's process ended before the answer, or is not up yet."""
 
 
 class DeadlineExceeded(BrimError):

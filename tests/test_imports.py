@@ -33,7 +33,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "asyncio": "app.cli.bench.process",
     "atexit": "app.hosting",
     "click": "app.cli",
-    "concurrent": "engine.serving",
+    "concurrent": "engine.serving engine.transport.server.hooks",
     "ctypes": "app.cli.bench.process",
     "flask": "app.hosting app.http app.telemetry",
     "flax": "engine.models.families engine.models.weights",
@@ -43,14 +43,18 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "jax": "engine.compilation engine.models.families",
     "matplotlib": "app.cli.bench.chart app.cli.charts",
     "ml_dtypes": "engine.models.tensors",
-    "msgspec": "app.cli app.http app.settings",
+    "msgspec": "app.cli app.hosting app.http app.settings engine.transport",
     "multiprocessing": "app.cli.bench.process",
     "numpy": """
         app.cli app.http.codecs engine.compilation engine.models engine.runtime
-        engine.scheduling.costs.bucket_policy engine.testing engine.warmup
+        engine.scheduling.costs.bucket_policy engine.testing engine.transport.protocol
+        engine.warmup
     """,
     "orjson": "app.cli.bench app.http.codecs",
-    "os": "app.cli app.hosting app.http.services app.worker",
+    "os": """
+        app.cli app.hosting app.http.services app.telemetry.exporter app.worker engine.api
+        engine.transport
+    """,
     "prometheus_client": "app.hosting app.telemetry",
     "prometheus_flask_exporter": "app.telemetry",
     "psutil": "app.telemetry",
@@ -58,18 +62,23 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "random": "app.http.hooks engine.simulation",
     "rich": "app.cli app.hosting",
     "safetensors": "engine.models.weights",
-    "select": "app.http.services app.worker",
+    "select": "app.http.services app.worker engine.api engine.transport",
+    "setproctitle": "app.hosting",
     "signal": "app.cli.bench.process app.hosting",
-    "socket": "app.cli.bench.process app.http app.worker",
+    "socket": "app.cli.bench.process app.hosting app.http app.worker engine.api engine.transport",
+    "subprocess": "app.hosting.master app.hosting.supervisor",
     "swagger_ui_bundle": "app.http.routes.docs",
-    "sys": "app.cli.bench.process app.hosting app.settings engine.models.factory",
+    "sys": """
+        app.cli.bench.process app.hosting app.settings engine.models.factory
+        engine.transport.client.interfaces
+    """,
     "threading": """
         app.hosting app.http.services app.worker engine.compilation engine.runtime engine.serving
-        engine.telemetry engine.testing
+        engine.telemetry engine.testing engine.transport
     """,
     "time": """
-        app.cli.bench.process app.http.hooks app.telemetry app.worker engine.serving
-        engine.telemetry
+        app.cli.bench.process app.hosting app.http.hooks app.telemetry app.worker engine.serving
+        engine.telemetry engine.transport
     """,
     "tokenizers": "engine.models.families.tokenize",
     "uvloop": "app.cli.bench.process",

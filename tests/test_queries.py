@@ -21,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.http.factory import create_app
 from app.http.services import DisconnectWatcher
-from app.settings import Settings
 from app.telemetry.exporter import HttpExporter
 from engine.errors import ShuttingDown
 from engine.serving.client import InProcessClient
 from engine.testing import PuppetCompiler, puppet_config, puppet_model, rows
+from tests.app.conftest import settings_of
 
 CONFIGS: Final = Path(__file__).parents[1] / "configs"
 DASHBOARD: Final[dict[str, Any]] = json.loads((CONFIGS / "grafana" / "brim.json").read_text())
@@ -109,9 +109,7 @@ def series() -> Series:
     and the labels of the target.
     """
     model = puppet_config()
-    settings = Settings(
-        "brim.toml", (model,), "127.0.0.1", 8000, "brim", 16, 1 << 20, 75.0, 30.0, log_level="info"
-    )
+    settings = settings_of(model)
     metrics = HttpExporter(CollectorRegistry())
     engine = InProcessClient(
         settings.models,

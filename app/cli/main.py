@@ -20,7 +20,7 @@ from app.cli.common import CONFIG, OUT, numbers, sizes
 from app.cli.planning import cost_tables
 from app.cli.planning.simulate import simulate
 from app.cli.planning.tune import tune
-from app.hosting.gunicorn import Server
+from app.hosting.gunicorn import serve_forever
 from app.settings import exit_with, load
 from engine.api import ConfigError, ModelConfig, WarmupError
 from engine.api import registry as models
@@ -53,13 +53,17 @@ for command in (bench, simulate, tune):
 @CONFIG
 @click.option("--bind", metavar="HOST:PORT", help="Listen here instead of where CONFIG says.")
 @click.option("--worker", metavar="NAME", help="gunicorn worker: brim (default) or gthread.")
+@click.option("--workers", metavar="N", help="HTTP processes, or auto.")
 @click.option("--threads", type=int, help="Threads for requests.  [default: brim 16, gthread 256]")
-def serve(config: Path, bind: str | None, worker: str | None, threads: int | None) -> None:
+def serve(
+    config: Path, bind: str | None, worker: str | None, workers: str | None, threads: int | None
+) -> None:
     """Serve the models of CONFIG until SIGTERM or Ctrl-C.
 
-    Options override the environment (BRIM_BIND, BRIM_WORKER, BRIM_THREADS), which overrides CONFIG.
+    Options override the environment (BRIM_BIND, BRIM_WORKER, BRIM_WORKERS, BRIM_THREADS), which
+    overrides CONFIG. SIGHUP reads CONFIG again.
     """
-    Server(load(config, os.environ).with_flags(bind, worker, threads)).run()
+    serve_forever(lambda: load(config, os.environ).with_flags(bind, worker, threads, workers))
 
 
 @main.command()

@@ -1,8 +1,8 @@
 """gunicorn's side of hosting: its options, its hooks, and gunicorn embedded for `brim serve`.
 
-In order: the master checks the options (`on_starting`) and forks one worker; the worker builds the
-app, which starts the engine after the fork, because JAX does not survive one; SIGTERM starts the
-drain (`post_worker_init`); when the worker has sent its responses, `worker_exit` closes the engine.
+`app.hosting.master` is what the master does. A worker builds the app, which connects to the
+engine's process; SIGTERM starts its drain (`post_worker_init`); when it has sent its responses,
+`worker_exit` closes the connection.
 """
 
 from __future__ import annotations
@@ -10,24 +10,51 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import gunicorn.app.base
 from flask import Flask
 
-from app.hosting.process import PROCESS, build
-from app.settings import MAX_CONNECTIONS, Settings, exit_with
-from engine.api import ConfigError
+from app.hosting.master import Master
+from app.hosting.process import PROCESS, build, settings_of_environment
+from app.hosting.workers import choose
+from app.settings import MAX_CONNECTIONS, Settings
+from engine.api import can_share_memory
+
+
+def options_of_environment() -> dict[str, Any]:
+    """The options for the configuration that `BRIM_CONFIG` names, for gunicorn's own command.
+    gunicorn calls it again on SIGHUP, and it reads the file again. Raises `ConfigError`.
+    """
+    if PROCESS.master is None:
+        PROCESS.master = Master(settings_of_environment)
+    else:
+        PROCESS.master.reread()
+    return master_options(PROCESS.master)
+
+
+def master_options(master: Master) -> dict[str, Any]:
+    """The options with the master's hooks."""
+    return gunicorn_options(master.settings) | {
+        "on_starting": master.on_starting,
+        "when_ready": master.when_ready,
+        "pre_fork": master.pre_fork,
+        "child_exit": master.child_exit,
+        "on_reload": master.on_reload,
+        "on_exit": master.on_exit,
+    }
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
-    """The gunicorn settings for one Brim process; `configs/gunicorn.py` gives the reasons."""
-    brim = settings.worker == "brim"
+    """The gunicorn settings for a configuration; `configs/gunicorn.py` gives the reasons."""
+    shared = can_share_memory()
+    brim = settings.worker == "brim" and shared
     return {
-        "bind": f"{settings.host}:{settings.port}",
+        "bind": settings.bind,
         "worker_class": "app.worker.worker.BrimWorker" if brim else "gthread",
-        "workers": 1,
+        "workers": choose(settings).workers if shared else 1,
         "threads": settings.threads,
         "worker_connections": MAX_CONNECTIONS if brim else max(1000, 2 * settings.threads),
         "keepalive": settings.keepalive_s,
@@ -36,20 +63,19 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "preload_app": False,
         "control_socket_disable": True,
+        "proc_name": "brim",
         "loglevel": "warning",
-        "on_starting": on_starting,
+        "post_fork": post_fork,
         "post_worker_init": post_worker_init,
         "worker_exit": worker_exit,
     }
 
 
-def on_starting(server: Any) -> None:
-    """In the master: refuse several workers, and an app that is loaded before the fork."""
-    if (workers := server.cfg.workers) != 1:
-        allowed = "1: each worker would hold the weights once more"
-        exit_with(ConfigError("workers", workers, allowed))
-    if server.cfg.preload_app:
-        exit_with(ConfigError("preload_app", True, "False: JAX does not survive a fork"))
+def post_fork(_server: Any, worker: Any) -> None:
+    """In the worker: take its slot, and close what belongs to the master."""
+    PROCESS.slot = worker.slot
+    if PROCESS.master is not None and PROCESS.master.engine is not None:
+        PROCESS.master.engine.retire()
 
 
 def post_worker_init(_worker: Any) -> None:
@@ -59,8 +85,8 @@ def post_worker_init(_worker: Any) -> None:
     def drain_then_stop(number: int, frame: FrameType | None) -> None:
         if PROCESS.hosted is not None:
             # on a thread: when the signal arrives, the main thread may hold one of the locks
-            stop = PROCESS.hosted.stop_engine
-            threading.Thread(target=stop, name="brim-stop", daemon=True).start()
+            leave = PROCESS.hosted.leave
+            threading.Thread(target=leave, name="brim-leave", daemon=True).start()
         if callable(gunicorns):
             gunicorns(number, frame)
 
@@ -76,15 +102,25 @@ def worker_exit(_server: Any, _worker: Any) -> None:
 class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
     """gunicorn, embedded: what `brim serve` runs."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, read: Callable[[], Settings]) -> None:
+        """`read` reads the configuration, at the start and on SIGHUP. Raises what it raises."""
+        self._master = PROCESS.master = Master(read)
+        self._loaded = False
         super().__init__()
 
     def load_config(self) -> None:
-        """Called by gunicorn for its settings."""
-        for key, value in gunicorn_options(self._settings).items():
+        """Called by gunicorn for its settings, at the start and on SIGHUP."""
+        if self._loaded:
+            self._master.reread()
+        self._loaded = True
+        for key, value in master_options(self._master).items():
             self.cfg.set(key, value)
 
     def load(self) -> Flask:
         """Called by gunicorn in the worker for the app."""
-        return build(self._settings)
+        return build(self._master.settings)
+
+
+def serve_forever(read: Callable[[], Settings]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what `read` raises the first time."""
+    Server(read).run()

@@ -22,10 +22,6 @@ from engine.api import errors
 log = logging.getLogger("brim.app")
 
 
-class TooManyWaiting(errors.Refused):
-    """The process has as many requests in flight as its limit allows."""
-
-
 class Unsupported(errors.BrimError):
     """The body has an encoding that is not supported."""
 
@@ -46,12 +42,13 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     Unsupported: 415,
     errors.NonFiniteOutput: 422,  # caused by the request's own rows: a retry fails again
     errors.QueueFull: 429,
-    TooManyWaiting: 429,
+    errors.TooManyWaiting: 429,
     errors.Cancelled: 499,  # for the log and the metrics: the client is gone
     errors.ExecutionFailed: 500,
     errors.NotReady: 503,
     errors.Shed: 503,
     errors.ShuttingDown: 503,
+    errors.EngineLost: 503,
     errors.ModelFailed: 503,
     errors.DeadlineExceeded: 504,
 }

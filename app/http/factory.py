@@ -21,7 +21,7 @@ from engine.api import EngineClient
 
 
 class BrimApp(Flask):
-    """Flask with two attributes for Brim's own worker, `inline` and `tick`; others ignore them.
+    """Flask with attributes for Brim's own worker, which others ignore: `inline`, `tick`, `watch`.
 
     The overridden methods do what Flask's do, at less cost per request.
     """
@@ -32,6 +32,8 @@ class BrimApp(Flask):
     inline: InlinePolicy
     tick: Callable[[], AbstractContextManager[None]]
     """Makes the context manager around requests that run one after the other."""
+    watch: Callable[[], tuple[int, Callable[[int], object]] | None]
+    """Returns what the worker's loop watches, if there is anything."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self._synchronous: set[Callable[..., Any]] = set()
@@ -76,6 +78,7 @@ def create_app(
     app = BrimApp("brim", static_folder=None)
     app.inline = InlinePolicy(engine)
     app.tick = engine.coalesce
+    app.watch = engine.watch
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)

@@ -10,13 +10,19 @@ from functools import lru_cache
 from typing import Final
 
 from app.http import errors
-from app.http.errors import TooManyWaiting
 from app.http.hooks import this_request
 from app.http.responses.deferred import Deferred
 from app.http.responses.operation import TIMEOUT_HEADER
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
-from engine.api import Arrays, InvalidRequest, ModelInterface, PendingResult, TensorSpec
+from engine.api import (
+    Arrays,
+    InvalidRequest,
+    ModelInterface,
+    PendingResult,
+    TensorSpec,
+    TooManyWaiting,
+)
 
 PATIENCE_S = 0.005
 """Seconds that a request waits before its socket is watched. A shorter wait is not worth two system
@@ -84,9 +90,15 @@ class InferenceContext:
                 path, request_id = request.path, request.request_id
                 return PreparedResponse.of(errors.error_response(error, path, request_id))
 
-        self.permit.detach()
+        permit = self.permit
+        permit.detach()
+
+        def release() -> None:
+            pending.release()
+            permit.release()
+
         inline = _inline(self.interface, pending)
-        deferred = Deferred(pending, finish, self.permit.release, inline=inline)
+        deferred = Deferred(pending, finish, release, inline=inline)
         request.deferred = deferred
         return deferred
 

@@ -14,8 +14,7 @@ from typing import TypeAlias, cast
 
 from flask import current_app
 
-from app.http.errors import TooManyWaiting
-from engine.api import EngineClient
+from engine.api import EngineClient, TooManyWaiting
 
 VERSION = version("brim")
 MODEL_VERSION = "1"

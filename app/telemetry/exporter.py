@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPMethod
 from typing import Any, Final
 
 from flask import Flask, Request
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
 from typing_extensions import override
 
@@ -36,8 +40,11 @@ class HttpExporter(PrometheusMetrics):
     method, rule and status. Methods that HTTP does not define share a series: clients choose them.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """`install` adds it to an app."""
+    def __init__(self, registry: CollectorRegistry, shared: str | None = None) -> None:
+        """`install` adds it to an app. `shared` is the folder of `share_values`: `/metrics` then
+        shows the sums over all HTTP processes.
+        """
+        self._shared = shared
         super().__init__(  # type: ignore[no-untyped-call]
             None, registry=registry, group_by="url_rule", metrics_decorator=_documented
         )
@@ -50,7 +57,7 @@ class HttpExporter(PrometheusMetrics):
 
     def install(self, app: Flask, engine: EngineClient) -> None:
         """Add `/metrics` to `app`, with the metrics of `engine`."""
-        prometheus.register(self.registry, engine)
+        prometheus.register(self.registry, engine, whole_server=self._shared is not None)
         self.init_app(app)
 
     @override
@@ -72,9 +79,14 @@ class HttpExporter(PrometheusMetrics):
     ) -> tuple[str, str]:
         """Return the text of `registry` and its content type.
 
-        The library's method ignores `registry` when `PROMETHEUS_MULTIPROC_DIR` is set.
+        The library's method leaves out custom collectors, such as the engine's, when
+        `PROMETHEUS_MULTIPROC_DIR` is set.
         """
-        registry = self.registry.restricted_registry(names) if names else self.registry
+        registry: Any = self.registry
+        if self._shared is not None:
+            registry = _EveryProcess(registry, self._shared)
+        if names:
+            registry = _Restricted(registry, names)
         write, content_type = choose_encoder(accept_header or "")
         return write(registry).decode(), content_type
 
@@ -93,6 +105,49 @@ class HttpExporter(PrometheusMetrics):
         duration, total = self._children[key]
         duration.observe(time.perf_counter() - begun_at)
         total.inc()
+
+
+class _EveryProcess:
+    """The metrics of all HTTP processes, added up, and the custom collectors of a registry.
+
+    A custom collector computes its values anew for each scrape, and here for the whole server.
+    """
+
+    def __init__(self, registry: CollectorRegistry, folder: str) -> None:
+        self._registry = registry
+        self._files = MultiProcessCollector(None, folder)
+
+    def collect(self) -> Iterator[Metric]:
+        """As a registry."""
+        yield from self._files.collect()
+        for collector in list(self._registry._collector_to_names):
+            if not isinstance(collector, MetricWrapperBase):
+                yield from collector.collect()
+
+
+class _Restricted:
+    """The samples with these names."""
+
+    def __init__(self, registry: Any, names: Sequence[str]) -> None:
+        self._registry = registry
+        self._names = frozenset(names)
+
+    def collect(self) -> Iterator[Metric]:
+        """As a registry."""
+        for metric in self._registry.collect():
+            restricted = metric._restricted_metric(self._names)
+            if restricted is not None:
+                yield restricted
+
+
+def share_values(folder: str, slot: int) -> None:
+    """Keep the values of all metrics that are made from now on in files of `folder`, which all HTTP
+    processes share. No other process has the same `slot`; the next one in it continues its values.
+
+    By default the library names the files by process, so each restart would leave some behind.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    values.ValueClass = values.MultiProcessValue(lambda: slot)
 
 
 def _documented(view: Callable[..., Any]) -> Callable[..., Any]:

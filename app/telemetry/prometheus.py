@@ -100,9 +100,10 @@ def _add_samples(family: Any, model: str, value: Value) -> None:
 class EngineCollector(Collector):
     """Takes one snapshot per scrape."""
 
-    def __init__(self, client: EngineClient) -> None:
+    def __init__(self, client: EngineClient, *, whole_server: bool) -> None:
+        """`whole_server`: this process is a child of gunicorn's master, as all others are."""
         self._client = client
-        self._process = psutil.Process()
+        self._whole_server = whole_server
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -118,12 +119,29 @@ class EngineCollector(Collector):
         text = "Compilations after the models were up. Must stay 0."
         yield COUNTER("compiles_after_ready", text, value=snapshot.compiles_after_ready)
         yield GAUGE("brim_ready", "1 while traffic may come", value=snapshot.ready)
-        rss = self._process.memory_info().rss
-        yield GAUGE("memory_rss_bytes", "Resident memory of the process", value=rss)
+        rss = sum(map(_rss, self._processes()))
+        yield GAUGE("memory_rss_bytes", "Resident memory of the server's processes", value=rss)
+
+    def _processes(self) -> list[psutil.Process]:
+        if not self._whole_server:
+            return [psutil.Process()]
+        master = psutil.Process().parent()
+        return [] if master is None else [master, *master.children(recursive=True)]
 
 
-def register(registry: CollectorRegistry, client: EngineClient) -> None:
-    """Add the engine's metrics and those of the process to `registry`."""
-    registry.register(EngineCollector(client))
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:  # it has just ended
+        return 0
+
+
+def register(
+    registry: CollectorRegistry, client: EngineClient, *, whole_server: bool = False
+) -> None:
+    """Add the engine's metrics to `registry`, and the process's if it is the whole server."""
+    registry.register(EngineCollector(client, whole_server=whole_server))
+    if whole_server:
+        return
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)

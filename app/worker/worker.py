@@ -7,6 +7,7 @@ It supports what gunicorn's other workers do: configuration, hooks, limits, acce
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -21,6 +22,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.base import Worker
 from typing_extensions import override
 
+from app.worker.balance import Balance
 from app.worker.connection import Connection
 from app.worker.loop import Loop
 from app.worker.pool import Pool
@@ -36,6 +38,8 @@ LINGER_S: Final = 2.0
 the same as gthread's."""
 
 ACCEPTS_IN_A_ROW: Final = 64
+OTHERS_FIRST_S: Final = 0.001
+"""Seconds that other workers have to accept a connection first."""
 _TRANSIENT: Final = (errno.EAGAIN, errno.ECONNABORTED)
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -50,12 +54,23 @@ class Listeners:
     def __init__(self, worker: BrimWorker) -> None:
         """`worker` has been opened."""
         self._worker, self._loop = worker, worker.loop
+        # a hook that forks several workers may set these two
+        counts, slot = getattr(worker, "connection_counts", None), getattr(worker, "slot", 0)
+        self.balance = Balance(counts, slot)
         self._watched = False
+        self._waits = False  # until the alarm, for others to accept
+        self._in_turn = False  # after the alarm: accept one, whatever the others have
         self.exhausted = False  # of file descriptors or memory: set until the next heartbeat
+        self.scheduled_at = self.wakes_at = math.inf
+
+    def on_alarm(self) -> None:
+        """The others have had their moment."""
+        self._waits, self._in_turn = False, True
+        self.watch(self._worker.alive and self._worker.free)
 
     def watch(self, wanted: bool) -> None:
         """Accept connections from now on, or stop it."""
-        wanted = wanted and not self.exhausted
+        wanted = wanted and not self.exhausted and not self._waits
         if wanted == self._watched:
             return
         self._watched = wanted
@@ -68,9 +83,15 @@ class Listeners:
                 self._loop.forget(listener.fileno())
 
     def _accept(self, listener: Any, server: Any, _events: int) -> None:
+        worker = self._worker
         for _ in range(ACCEPTS_IN_A_ROW):
-            if not self._worker.free:
+            if not worker.free:
                 return
+            if not (self._in_turn or self.balance.may_accept):
+                self._waits = True
+                self._loop.alarm(self, self._loop.clock() + OTHERS_FIRST_S)
+                return
+            self._in_turn = False
             try:
                 client, address = listener.accept()
             except OSError as error:
@@ -80,7 +101,7 @@ class Listeners:
                 elif error.errno not in _TRANSIENT:
                     raise
                 return
-            self._worker.connect(client, address, server)
+            worker.connect(client, address, server)
 
 
 class BrimWorker(Worker):  # type: ignore[misc]
@@ -88,6 +109,7 @@ class BrimWorker(Worker):  # type: ignore[misc]
 
     An application may have these attributes. `inline(environ)` returns whether the request may run
     on that one thread. `tick()` returns a context manager, entered around the events of one poll.
+    `watch()` returns a file descriptor and what to call with its events, or None.
     Flask's `config["MAX_CONTENT_LENGTH"]` limits bodies: a longer one is not read, and the
     connection is closed after the answer.
     """
@@ -135,12 +157,16 @@ class BrimWorker(Worker):  # type: ignore[misc]
         """Read the attributes of the application that are meant for the worker."""
         self.inline = getattr(app, "inline", _never_inline)
         self.loop.tick = getattr(app, "tick", nullcontext)
+        watched = app.watch() if hasattr(app, "watch") else None
+        if watched is not None:
+            self.loop.watch(watched[0], select.EPOLLIN, watched[1])
         config = getattr(app, "config", {})
         self.longest_body = config.get("MAX_CONTENT_LENGTH") or LONGEST_BODY
 
     @override
     def run(self) -> None:
         self.loop.watch(self.PIPE[0], select.EPOLLIN, self._signalled)
+        self.listeners.balance.set(0)
         while self.alive and self.ppid == os.getppid():
             self.listeners.watch(self.free)
             self._run_once()
@@ -155,6 +181,7 @@ class BrimWorker(Worker):  # type: ignore[misc]
     def _drain(self) -> None:
         """Accept no more connections; answer the open ones for at most `graceful_timeout`."""
         self.alive = False
+        self.listeners.balance.leave()
         self.listeners.watch(False)
         for connection in list(self.connections):
             connection.drain(LINGER_S)
@@ -204,10 +231,13 @@ class BrimWorker(Worker):  # type: ignore[misc]
                 client.close()
                 return
         self.connections.add(Connection(self, client, address, server))
+        self.listeners.balance.set(len(self.connections))
 
     def closed(self, connection: Connection) -> None:
         """The connection has closed."""
         self.connections.discard(connection)
+        if self.alive:
+            self.listeners.balance.set(len(self.connections))
 
     @property
     def keepalive_s(self) -> float:

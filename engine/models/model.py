@@ -42,10 +42,15 @@ class Model:
     views of its body: a hook copies what it changes. `Signature`, `HostProcessor` and `Program`
     describe the arguments.
 
+    Hooks that are given here run in the engine's process, on threads of their own. Hooks that need
+    neither the weights nor JAX scale with the HTTP processes: `host` names a function as
+    `"module:function"`, which is called in each of them with the factory's options and returns a
+    `HostProcessor`. Its module must not import JAX.
+
     Raises ValueError where the arguments do not fit each other.
     """
 
-    __slots__ = ("processor", "program", "signature")
+    __slots__ = ("host", "processor", "program", "signature")
 
     def __init__(
         self,
@@ -62,8 +67,11 @@ class Model:
         example: Mapping[str, list[Any]] | None = None,
         max_length: int | None = None,
         detokenize: Callable[[Sequence[int]], str] | None = None,
+        host: str = "",
         platform: str = "jax",
     ) -> None:
+        if host and (preprocess or postprocess or detokenize):
+            raise ValueError("a model has hooks of its own or a host, not both")
         for hook, name, specs in (
             (preprocess, "device_inputs", device_inputs),
             (postprocess, "device_outputs", device_outputs),
@@ -79,6 +87,7 @@ class Model:
             example=example,
             platform=platform,
         )
+        self.host = host
         self.processor = HostProcessor(preprocess, postprocess, detokenize)
         self.program = Program(apply, params, golden)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final, Protocol, cast
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, LoadError
 from engine.models.config import ModelConfig
 from engine.models.model import Model
+from engine.models.processor import HostProcessor
 from engine.models.tensors import TensorSpec
 
 
@@ -60,4 +61,24 @@ def check(config: ModelConfig) -> Checked:
 
 def load(config: ModelConfig) -> Model:
     """Build a model. Raises `ConfigError` or `LoadError`."""
-    return family(config).load(config)
+    model = family(config).load(config)
+    if model.host:
+        model.processor = host_processor(config, model.host)
+    return model
+
+
+def host_processor(config: ModelConfig, host: str) -> HostProcessor:
+    """Make the hooks that `Model.host` names, in this process. A factory's function gets the
+    config's options, a family's the config. Raises `LoadError`, or what the function raises.
+    """
+    source = config.source
+    if source.factory is not None:
+        family(config).check(config)  # makes the config's own directory importable
+    module, _, name = host.partition(":")
+    function = getattr(import_module(module), name, None)
+    if not callable(function):
+        raise LoadError(f"host: {module} has no function {name!r}")
+    made = function(config) if source.factory is None else function(**source.options)
+    if not isinstance(made, HostProcessor):
+        raise LoadError(f"{host} returned {type(made).__name__}, not a HostProcessor")
+    return made

@@ -195,6 +195,9 @@ class PendingResult:
                 return
         listener([self])
 
+    def release(self) -> None:
+        """The outputs are not needed any more. They are arrays of their own here: nothing to do."""
+
     def cancel(self) -> bool:
         """The client has disconnected. Rows that still wait never reach the device."""
         return self._give_up(Cancelled("the client closed the connection"))

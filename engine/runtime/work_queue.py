@@ -250,9 +250,14 @@ class WorkQueue:
         with self._group.lock:
             now = self._clock()
             launched = [d.launch.in_flight_batch.launched_at for d in self._in_flight]
+            scheduler, rows = self._scheduler, self._scheduler.queue.total_rows
+            busy_s = scheduler.timeline.free_at(now) - now
             return LoadSnapshot(
-                self._scheduler.queue.total_rows,
-                len(self._scheduler.queue),
+                rows,
+                len(scheduler.queue),
                 len(launched),
                 now - min(launched, default=now),
+                0.0,
+                scheduler.drain_seconds(now) if rows else busy_s,
+                *scheduler.queue.last,
             )

@@ -141,6 +141,12 @@ class RequestQueue(Generic[R]):
                 room, ends_at = next(batches)
         return True
 
+    @property
+    def last(self) -> tuple[int, float]:
+        """The lowest priority in the queue, and its latest deadline; (0, 0) if it is empty."""
+        ends = [(p, q[-1][0]) for p, queues in self._queues.items() for q in queues.values() if q]
+        return max(ends, default=(0, 0.0))
+
     def peek(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> list[RowSlice[R]]:
         """The next rows of these bucket lengths, `rows` at most, in order."""
         slices: list[RowSlice[R]] = []

@@ -72,7 +72,7 @@ class BringUp:
             self._clock,
         )
         costs = verifier.run(self._verified)
-        interface = ModelInterface(FIRST_VERSION, model.signature, model.processor)
+        interface = ModelInterface(FIRST_VERSION, model.signature, model.processor, model.host)
         return LoadedVersion(interface, replica, costs)
 
     def _check_axes(self, model: Model) -> None:

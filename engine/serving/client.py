@@ -17,7 +17,7 @@ from engine.serving.bring_up import Toolchain
 from engine.serving.endpoint import Endpoint
 from engine.serving.version import FIRST_VERSION
 from engine.telemetry.events import Observer, Observers
-from engine.telemetry.snapshots import EngineSnapshot
+from engine.telemetry.snapshots import EngineSnapshot, EngineStatus
 
 
 def _load(config: ModelConfig) -> Model:
@@ -129,6 +129,10 @@ class InProcessClient:
         for endpoint in self._endpoints.values():
             endpoint.drain()
 
+    def leave(self, timeout_s: float) -> None:
+        """As `close`: without this process there is no engine."""
+        self.close(timeout_s)
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Refuse, drain, answer, join: after `timeout_s` seconds at most, every request has an
         outcome. Idempotent.
@@ -168,6 +172,9 @@ class InProcessClient:
         request = endpoint.prepare(endpoint.admit(), inputs, timeout_s, priority)
         return endpoint.submit(request).result()
 
+    def watch(self) -> None:
+        """Nothing to watch: the engine's threads make results ready."""
+
     def coalesce(self) -> AbstractContextManager[None]:
         """Requests that one thread submits inside are dispatched together, at the end."""
         return self._group.coalesce()
@@ -177,7 +184,11 @@ class InProcessClient:
         models = tuple(endpoint.snapshot() for endpoint in self._endpoints.values())
         return EngineSnapshot(models, self._compiles_after_ready)
 
+    def status(self) -> EngineStatus:
+        """Whether every model serves at this moment, and how soon."""
+        return EngineStatus(tuple(endpoint.status() for endpoint in self._endpoints.values()))
+
     @property
     def ready(self) -> bool:
         """Whether traffic may come: every required model serves, and at least one."""
-        return self.snapshot().ready
+        return self.status().ready

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Final
 
@@ -25,7 +25,7 @@ from engine.serving.preparation import RequestPreparer
 from engine.serving.version import FIRST_VERSION, LoadedVersion, ModelInterface
 from engine.telemetry.events import Observer, Observers, Phases, RequestReport
 from engine.telemetry.recorder import ModelRecorder
-from engine.telemetry.snapshots import LoadSnapshot, ModelSnapshot
+from engine.telemetry.snapshots import LoadSnapshot, ModelSnapshot, ModelStatus
 
 log = logging.getLogger("brim.engine")
 
@@ -176,11 +176,11 @@ class Endpoint:
             raise AssertionError("READY without a queue; this is a bug")
         return self._work
 
-    def snapshot(self) -> ModelSnapshot:
-        """The state and statistics of this moment."""
+    def status(self) -> ModelStatus:
+        """Whether it serves at this moment, and how soon."""
         state, reason = self.lifecycle.state_and_reason()
         active = self._active
-        return ModelSnapshot(
+        return ModelStatus(
             name=self.name,
             version=FIRST_VERSION if active is None else active.interface.version,
             state=state,
@@ -188,6 +188,13 @@ class Endpoint:
             required=self.config.required,
             progress=self.lifecycle.progress(),
             load=self._load(),
+        )
+
+    def snapshot(self) -> ModelSnapshot:
+        """The state and statistics of this moment."""
+        active, status = self._active, self.status()
+        return ModelSnapshot(
+            **{field.name: getattr(status, field.name) for field in fields(status)},
             activity=self._recorder.activity(),
             cost_table=() if active is None else active.costs.lines(),
             memory=self._bring_up.memory,

@@ -70,17 +70,7 @@ class Lifecycle:
 
     def refusal(self) -> BrimError:
         """Why this version does not serve."""
-        state, reason = self.state_and_reason()
-        if state is ModelState.FAILED:
-            return ModelFailed(f"model {self.name!r} has failed: {reason}")
-        if state in (ModelState.DRAINING, ModelState.CLOSED):
-            return ShuttingDown("the server is shutting down", 1.0)
-        progress = self.progress()
-        left_s = 1.0
-        if progress.expected_s is not None:
-            left_s = max(1.0, progress.expected_s - progress.elapsed_s)
-        done = f"{progress.buckets_done} of {progress.buckets_total} buckets are verified"
-        return NotReady(f"model {self.name!r} is {state.value}: {done}", left_s)
+        return refusal(self.name, *self.state_and_reason(), self.progress())
 
     def started(self) -> None:
         """Start-up begins now."""
@@ -109,3 +99,17 @@ class Lifecycle:
         done = self._steps / (2 * self._buckets)
         expected = elapsed / done if done and math.isfinite(elapsed) else None
         return Progress(self._verified, self._buckets, elapsed, expected)
+
+
+def refusal(name: str, state: ModelState, reason: str | None, progress: Progress) -> BrimError:
+    """Why a model in this state does not serve."""
+    if state is ModelState.FAILED:
+        return ModelFailed(f"model {name!r} has failed: {reason}")
+    if state in (ModelState.DRAINING, ModelState.CLOSED):
+        return ShuttingDown("the server is shutting down", 1.0)
+    left_s = 1.0
+    if progress.expected_s is not None:
+        left_s = max(1.0, progress.expected_s - progress.elapsed_s)
+    done = f"{progress.buckets_done} of {progress.buckets_total} buckets are verified"
+    why = f" ({reason})" if reason else ""
+    return NotReady(f"model {name!r} is {state.value}: {done}{why}", left_s)

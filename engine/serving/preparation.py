@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.errors import BrimError, InvalidRequest
 from engine.models.config import ModelConfig
 from engine.models.processor import Prepared
-from engine.models.tensors import Arrays, validate
+from engine.models.tensors import Arrays, Extent, validate
 from engine.runtime.request import Request
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.request_queue import DEFAULT_PRIORITY, LOWEST_PRIORITY
@@ -49,9 +49,12 @@ class RequestPreparer:
         # in this order a NaN is not a limit; a deadline of NaN would never pass
         deadline = arrived_at + min(self._timeout_s, wanted)
         level = priority or DEFAULT_PRIORITY
-        prepared = self._preprocess(interface, inputs, arrived_at, deadline, level)
         signature, grid = interface.signature, self._grid
-        extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
+        prepared = self._preprocess(interface, inputs, arrived_at, deadline, level)
+        if interface.hooked:  # the engine's process does the rest
+            extent = Extent(validate(signature.inputs, inputs).rows, grid.max_length)
+        else:
+            extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
         if extent.rows > self._max_rows:
             problem = f"{extent.rows} rows never fit, expected 1 to {self._max_rows}"
             raise InvalidRequest("inputs", problem)
@@ -63,7 +66,7 @@ class RequestPreparer:
     def _preprocess(
         self, interface: ModelInterface, inputs: Arrays, now: float, deadline: float, priority: int
     ) -> Prepared:
-        if interface.processor.preprocess is None:
+        if interface.processor.preprocess is None and not interface.hooked:
             return Prepared(inputs)
         rows = validate(interface.signature.inputs, inputs).rows
         # under overload most requests are refused: those that could not be answered in time even if

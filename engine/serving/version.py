@@ -15,11 +15,17 @@ FIRST_VERSION: Final = "1"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInterface:
-    """What the host side of a request needs of the version that serves it. Crosses processes."""
+    """What the host side of a request needs of the version that serves it.
+
+    host    `module:function` that makes `processor` in another process, too; or ""
+    hooked  the processor's hooks run in the process of the engine, and `processor` has none of them
+    """
 
     version: str
     signature: Signature
     processor: HostProcessor
+    host: str = ""
+    hooked: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

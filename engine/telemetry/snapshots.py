@@ -100,7 +100,9 @@ class LoadSnapshot:
     """What is queued and what is in flight.
 
     `oldest_batch_s` is the age of the oldest batch in flight. `stalled_s` is the same where that is
-    longer than any batch can take, and 0 otherwise.
+    longer than any batch can take, and 0 otherwise. The device needs `drain_s` seconds for all.
+    A request that has not come yet is taken after all others if its priority is lower than
+    `last_priority`, or the same with a deadline from `last_deadline` on.
     """
 
     queued_rows: int = 0
@@ -108,6 +110,9 @@ class LoadSnapshot:
     batches_in_flight: int = 0
     oldest_batch_s: float = 0.0
     stalled_s: float = 0.0
+    drain_s: float = 0.0
+    last_priority: int = 0
+    last_deadline: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,8 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSnapshot:
-    """One model at one moment. `cost_table` is empty and `memory` None before they are known."""
+class ModelStatus:
+    """What decides whether one model serves, and how soon."""
 
     name: str
     version: str
@@ -179,9 +184,6 @@ class ModelSnapshot:
     required: bool
     progress: Progress
     load: LoadSnapshot
-    activity: Activity
-    cost_table: tuple[Cost, ...]
-    memory: MemoryUse | None
 
     @property
     def serving(self) -> bool:
@@ -190,14 +192,30 @@ class ModelSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSnapshot:
-    """The whole engine at one moment. `ready`: every required model serves, and at least one."""
+class EngineStatus:
+    """Every model's status. `ready`: every required model serves, and at least one."""
 
-    models: tuple[ModelSnapshot, ...]
-    compiles_after_ready: int
+    models: tuple[ModelStatus, ...]
 
     @property
     def ready(self) -> bool:
         """Whether traffic may come."""
         required = [model for model in self.models if model.required]
         return any(m.serving for m in self.models) and all(m.serving for m in required)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSnapshot(ModelStatus):
+    """One model at one moment. `cost_table` is empty and `memory` None before they are known."""
+
+    activity: Activity
+    cost_table: tuple[Cost, ...]
+    memory: MemoryUse | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot(EngineStatus):
+    """The whole engine at one moment."""
+
+    models: tuple[ModelSnapshot, ...]
+    compiles_after_ready: int

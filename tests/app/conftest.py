@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from app.http.responses.prepared import PreparedResponse
 from app.http.services import DisconnectWatcher, Services
 from app.settings import Settings
 from app.telemetry.exporter import HttpExporter
+from engine.api import EngineClient
 from engine.models.config import ModelConfig
 from engine.models.model import Model
 from engine.serving.client import InProcessClient
@@ -36,6 +38,7 @@ from engine.testing import (
     puppet_config,
     puppet_model,
 )
+from tests.shared_memory import Rig
 
 PATIENCE_S = 30.0
 """How long a test waits for a thread before it fails instead of hanging."""
@@ -52,6 +55,7 @@ def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
         "host": "127.0.0.1",
         "port": 8000,
         "worker": "brim",
+        "workers": 1,
         "threads": 16,
         "max_body_bytes": 1 << 20,
         "keepalive_s": 75,
@@ -128,6 +132,13 @@ class Served:
             executable.held = False
             executable.proceed.release(1000)
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds: the page of an engine elsewhere is written a moment later."""
+        give_up_at = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < give_up_at
+            time.sleep(0.002)
+
     def sample(self, name: str, **labels: str) -> float | None:
         """One number of the test's own registry."""
         return self.registry.get_sample_value(name, labels)
@@ -182,9 +193,20 @@ def compare(operation: Operation, path: str, said: Response | PreparedResponse) 
     msgspec.json.decode(response.data[:end], type=kind)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The routes answer alike wherever the engine is: their tests run with both clients."""
+    if "serve" in metafunc.fixturenames and metafunc.definition.path.parent.name == "routes":
+        metafunc.parametrize("serve", [False, True], ids=["here", "elsewhere"], indirect=True)
+
+
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start an app; by default with one model, ready. Whatever it needs can be replaced."""
+def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
+    """Start an app; by default with one model, ready. Whatever it needs can be replaced.
+
+    With a true parameter the engine is behind shared memory, unless the test replaces its clock.
+    """
+    elsewhere: bool = getattr(request, "param", False)
+    rigs: list[Rig] = []
     started: list[Served] = []
     broken: list[list[str]] = []
 
@@ -207,28 +229,45 @@ def serve() -> Iterator[Serve]:
         timing = {} if clock is None else {"clock": clock}
         metrics = HttpExporter(registry)
         puppets = compiler or PuppetCompiler()
-        engine = InProcessClient(
-            settings.models,
-            observer,
-            load=model,
-            compiler=puppets,
-            watch_compiles=watch,
-            **timing,
-        )
+        client: EngineClient
+        if elsewhere and clock is None:
+            rig = Rig(
+                *settings.models,
+                load=model,
+                compiler=puppets,
+                observer=observer,
+                watch_compiles=watch,
+                wait=False,
+            )
+            rigs.append(rig)
+            engine, client = rig.engine, rig.client
+        else:
+            engine = client = InProcessClient(
+                settings.models,
+                observer,
+                load=model,
+                compiler=puppets,
+                watch_compiles=watch,
+                **timing,
+            )
+            engine.start()
         disconnects = DisconnectWatcher()
-        app = create_app(settings, engine, metrics, disconnects)
+        app = create_app(settings, client, metrics, disconnects)
         broken.append(hold_to_its_word(app))
         pool = ThreadPoolExecutor(4, "client")
         served = Served(app, engine, puppets, observer, registry, disconnects, pool, alarms)
         started.append(served)
-        engine.start()
         if wait:
             assert engine.wait_startup_finished(PATIENCE_S)
+            for rig in rigs:  # it knows all outcomes of the start-up, too
+                rig.until(lambda: rig.settled)  # noqa: B023
         return served
 
     yield start
     for served in started:
         served.release()
+        for rig in rigs:
+            rig.close()
         served.engine.close()
         served.pool.shutdown()
         served.disconnects.close()

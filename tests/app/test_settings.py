@@ -53,6 +53,7 @@ def test_a_minimal_config_gets_the_defaults(write: Write) -> None:
         host="127.0.0.1",
         port=8000,
         worker="brim",
+        workers="auto",
         threads=16,
         max_body_bytes=16 * 1024 * 1024,
         keepalive_s=75,
@@ -67,6 +68,7 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         [server]
         bind = "0.0.0.0:9000"
         worker = "gthread"
+        workers = 3
         threads = 8
         max_body_bytes = 1024
         keepalive_s = 5
@@ -106,7 +108,7 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         required=False,
         base=file.parent,
     )
-    expected = Settings(str(file), (model,), "0.0.0.0", 9000, "gthread", 8, 1024, 5, 2, "debug")
+    expected = Settings(str(file), (model,), "0.0.0.0", 9000, "gthread", 3, 8, 1024, 5, 2, "debug")
     assert load(file) == expected
 
 
@@ -241,8 +243,9 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
     [
         pytest.param(
             f"[server]\nthread = 2\n{PUPPET}",
-            "server.thread: got 2, expected a known key, one of bind, worker, threads, "
-            "max_body_bytes, keepalive_s, graceful_timeout_s, log_level; did you mean threads?",
+            "server.thread: got 2, expected a known key, one of bind, worker, workers, "
+            "threads, max_body_bytes, keepalive_s, graceful_timeout_s, log_level; "
+            "did you mean threads?",
             id="an unknown key of the server",
         ),
         pytest.param(

@@ -231,16 +231,3 @@ def test_a_wrong_config_exits_2_with_one_line_before_it_touches_a_device(
     assert str(path) in done.stderr
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_two_workers_are_refused(digits_config: Path) -> None:
-    done = subprocess.run(
-        [BIN / "gunicorn", "-c", "configs/gunicorn.py", "-w", "2", "app.wsgi:app"],
-        cwd=ROOT,
-        env=os.environ | {"BRIM_CONFIG": str(digits_config)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "workers" in done.stderr

@@ -12,7 +12,7 @@ from flask import Blueprint
 from app.http.codecs.messages import Answer, Readiness
 from app.http.responses.operation import UNKNOWN, answers
 from app.http.services import services
-from engine.api import ModelSnapshot, ModelState
+from engine.api import ModelState, ModelStatus
 
 blueprint = Blueprint("health", __name__)
 
@@ -67,12 +67,12 @@ def alive() -> Alive:
 @answers(ServerProgress)
 def ready() -> ServerProgress:
     """Readiness: 200 if every required model is ready, else 503, with the state of each model."""
-    snapshot = services().engine.snapshot()
-    models = {model.name: _progress(model) for model in snapshot.models}
-    return ServerProgress(ready=snapshot.ready, models=models)
+    status = services().engine.status()
+    models = {model.name: _progress(model) for model in status.models}
+    return ServerProgress(ready=status.ready, models=models)
 
 
-def _progress(stats: ModelSnapshot) -> ModelProgress:
+def _progress(stats: ModelStatus) -> ModelProgress:
     progress, reason = stats.progress, stats.reason
     expected = progress.expected_s
     if stats.load.stalled_s:
@@ -107,5 +107,5 @@ def v2_ready() -> Readiness:
 @answers(ModelReady, *UNKNOWN)
 def v2_model_ready(name: str, version: str | None = None) -> ModelReady:
     """Whether this model is ready."""
-    snapshot = services().engine.endpoint(name, version).snapshot()
-    return ModelReady(name=name, ready=snapshot.serving)
+    status = services().engine.endpoint(name, version).status()
+    return ModelReady(name=name, ready=status.serving)

@@ -13,7 +13,7 @@ from app.http.codecs.messages import Answer, decodable, parse
 from app.http.hooks import this_request
 from app.http.responses.operation import NOT_SERVING, OPTIONAL_BODY, UNKNOWN, answers
 from app.http.services import MODEL_VERSION, VERSION, services
-from engine.api import Cost, Counts, ModelSnapshot, ModelState
+from engine.api import Cost, Counts, ModelState, ModelStatus
 
 blueprint = Blueprint("models", __name__)
 
@@ -174,11 +174,11 @@ class IndexEntry(Answer, frozen=True):
 def index() -> list[IndexEntry]:
     """State of every model in Triton's format; with `{"ready": true}` only of READY models."""
     ready_only = parse(body.read_optional(this_request()) or b"{}", IndexRequest).ready
-    entries = [_entry(model) for model in services().engine.snapshot().models]
+    entries = [_entry(model) for model in services().engine.status().models]
     return [entry for entry in entries if entry.state == "READY" or not ready_only]
 
 
-def _entry(snapshot: ModelSnapshot) -> IndexEntry:
-    reason = "" if snapshot.serving else snapshot.reason or snapshot.state.value
-    state: Literal["READY", "UNAVAILABLE"] = "READY" if snapshot.serving else "UNAVAILABLE"
-    return IndexEntry(snapshot.name, snapshot.version, state, reason)
+def _entry(status: ModelStatus) -> IndexEntry:
+    reason = "" if status.serving else status.reason or status.state.value
+    state: Literal["READY", "UNAVAILABLE"] = "READY" if status.serving else "UNAVAILABLE"
+    return IndexEntry(status.name, status.version, state, reason)

@@ -21,6 +21,7 @@ from engine.models import weights
 from engine.models.config import ModelConfig
 from engine.models.families.bert_directory import Directory, read_directory, rename
 from engine.models.model import Model
+from engine.models.processor import HostProcessor
 from engine.models.registry import Checked
 from engine.models.tensors import LENGTH, Arrays, TensorSpec
 
@@ -68,7 +69,6 @@ def load(config: ModelConfig) -> Model:
     from flax import nnx
 
     from engine.models.families.bert import SentenceEncoder
-    from engine.models.families.tokenize import Tokenize
 
     directory = read_directory(config)
     _check(config, directory)
@@ -82,8 +82,6 @@ def load(config: ModelConfig) -> Model:
             encoder = nnx.merge(graphdef, params)
             return {"embedding": encoder(inputs["ids"], inputs["mask"])}
 
-    tokenize = Tokenize(directory.tokenizer, min(directory.max_length, config.lengths[-1]))
-
     def golden(rng: np.random.Generator, length: int | None) -> Arrays:
         return {
             "ids": rng.integers(0, directory.shape.vocabulary, length, dtype=np.int32),
@@ -95,10 +93,18 @@ def load(config: ModelConfig) -> Model:
         params=params,
         inputs=WIRE_INPUTS,
         outputs=(_output(directory),),
-        preprocess=tokenize,
-        detokenize=tokenize.decode,
+        host=f"{__name__}:host",
         device_inputs=DEVICE_INPUTS,
         golden=golden,
         example={"text": ["full to the brim"]},
         max_length=directory.max_length,
     )
+
+
+def host(config: ModelConfig) -> HostProcessor:
+    """The tokeniser. It needs no weights, so every HTTP process has its own."""
+    from engine.models.families.tokenize import Tokenize
+
+    directory = read_directory(config)
+    tokenize = Tokenize(directory.tokenizer, min(directory.max_length, config.lengths[-1]))
+    return HostProcessor(preprocess=tokenize, detokenize=tokenize.decode)

@@ -35,7 +35,7 @@ def brim(*args: str | Path, **environment: str) -> Result:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Records the settings instead of serving."""
     settings: list[Settings] = []
-    monkeypatch.setattr(hosting.Server, "run", lambda self: settings.append(self._settings))
+    monkeypatch.setattr(hosting.Server, "run", lambda self: settings.append(self._master.settings))
     return settings
 
 
@@ -162,8 +162,9 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
     result = brim(command, file)
     assert (result.exit_code, result.stdout, started) == (2, "", [])
     assert result.stderr == (
-        f"brim: {file}: server.thread: got 1, expected a known key, one of bind, worker, threads, "
-        "max_body_bytes, keepalive_s, graceful_timeout_s, log_level; did you mean threads?\n"
+        f"brim: {file}: server.thread: got 1, expected a known key, one of bind, worker, workers, "
+        "threads, max_body_bytes, keepalive_s, graceful_timeout_s, log_level; "
+        "did you mean threads?\n"
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from app.hosting import gunicorn as hosting
-from app.hosting.process import PROCESS, Hosted, settings_or_exit
+from app.hosting.master import Master
+from app.hosting.process import PROCESS, Hosted
+from app.settings import load
 from app.worker.worker import BrimWorker
 from engine.testing import rows, submit
 from tests.app.conftest import Served, settings_of
@@ -42,13 +44,19 @@ def test_gunicorns_options_follow_from_the_settings(
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     options = hosting.gunicorn_options(
         settings_of(
-            host="h", port=1, worker=worker, threads=99, keepalive_s=75, graceful_timeout_s=9
+            host="h",
+            port=1,
+            worker=worker,
+            workers=3,
+            threads=99,
+            keepalive_s=75,
+            graceful_timeout_s=9,
         )
     )
     assert {key: value for key, value in options.items() if not callable(value)} == {
         "bind": "h:1",
         "worker_class": worker_class,
-        "workers": 1,
+        "workers": 3,
         "threads": threads,
         "worker_connections": connections,
         "keepalive": 75,
@@ -56,6 +64,7 @@ def test_gunicorns_options_follow_from_the_settings(
         "worker_tmp_dir": "/dev/shm",
         "preload_app": False,
         "control_socket_disable": True,
+        "proc_name": "brim",
         "loglevel": "warning",
     }
 
@@ -76,12 +85,28 @@ def test_gthread_accepts_twice_as_many_connections_as_it_has_threads() -> None:
     )
 
 
+@pytest.mark.parametrize("missing", ["memfd_create", "eventfd"])
+def test_without_shared_memory_one_process_serves_under_gthread(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.delattr(os, missing)
+    options = hosting.gunicorn_options(settings_of(worker="brim", workers=4))
+    assert (options["workers"], options["worker_class"]) == (1, "gthread")
+
+
+@pytest.fixture(autouse=True)
+def no_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test makes the master of this process is forgotten after it."""
+    monkeypatch.setattr(PROCESS, "master", None)
+
+
 def test_gunicorn_knows_every_option() -> None:
-    server = hosting.Server(settings_of(threads=8, port=1))
+    server = hosting.Server(lambda: settings_of(threads=8, port=1, workers=5))
     assert server.cfg.threads == 8
+    assert server.cfg.workers == 5
     assert server.cfg.address == [("127.0.0.1", 1)]
     assert server.cfg.worker_class is BrimWorker
-    assert server.cfg.on_starting is hosting.on_starting
+    assert server.cfg.when_ready == hosting.PROCESS.master.when_ready
 
 
 def test_the_config_file_for_gunicorn_has_the_options_of_brim_serve(
@@ -90,43 +115,78 @@ def test_the_config_file_for_gunicorn_has_the_options_of_brim_serve(
     monkeypatch.setenv("BRIM_CONFIG", str(write(PUPPET)))
     monkeypatch.setenv("BRIM_BIND", "env:7")
     loaded = runpy.run_path(str(ROOT / "configs/gunicorn.py"))
-    options = hosting.gunicorn_options(settings_or_exit())
-    assert options.items() <= loaded.items()
+    master = PROCESS.master
+    assert master is not None
+    assert hosting.master_options(master).items() <= loaded.items()
     assert loaded["bind"] == "env:7"
+
+
+# --- reading the file again -----------------------------------------------------------------------
+
+
+def test_on_sighup_the_file_is_read_again(write: Write) -> None:
+    path = write(PUPPET)
+    server = hosting.Server(lambda: load(path))
+    write(f"[server]\nkeepalive_s = 5\n{PUPPET}")
+    server.reload()
+    assert server.cfg.keepalive == 5
+
+
+def test_a_mistake_in_the_file_changes_nothing_on_sighup(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(f"[server]\nkeepalive_s = 5\n{PUPPET}")
+    server = hosting.Server(lambda: load(path))
+    write(f"[server]\nkeepalive_s = -1\n{PUPPET}")
+    server.reload()
+    assert server.cfg.keepalive == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "server.keepalive_s: got -1" in line
+    assert line.endswith("; the configuration before it stays")
 
 
 # --- refused options ------------------------------------------------------------------------------
 
 
-def master(workers: int = 1, preload_app: bool = False) -> Any:
+def arbiter(workers: int = 1, preload_app: bool = False) -> Any:
     return SimpleNamespace(cfg=SimpleNamespace(workers=workers, preload_app=preload_app))
 
 
-def test_one_worker_that_starts_after_the_fork_is_fine() -> None:
-    hosting.on_starting(master())
+def test_several_workers_that_start_after_the_fork_are_fine() -> None:
+    Master(settings_of).on_starting(arbiter(workers=8))
+
+
+def test_an_app_that_is_loaded_before_the_fork_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Master(settings_of).on_starting(arbiter(preload_app=True))
+    assert ended.value.code == 2
+    expected = "False: each worker has its own connection to the engine"
+    assert capsys.readouterr().err == f"brim: preload_app: got True, expected {expected}\n"
+
+
+def test_several_workers_are_refused_where_the_engine_has_to_be_in_one_of_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(SystemExit) as ended:
+        Master(settings_of).on_starting(arbiter(workers=2))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("brim: workers: got 2, expected 1: ")
+
+
+# --- slots ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("server", "line"),
-    [
-        (
-            master(workers=2),
-            "brim: workers: got 2, expected 1: each worker would hold the weights once more\n",
-        ),
-        (
-            master(preload_app=True),
-            "brim: preload_app: got True, expected False: JAX does not survive a fork\n",
-        ),
-    ],
-    ids=["two workers", "preload"],
+    ("taken", "slot"), [((), 0), ((0,), 1), ((1,), 0), ((0, 2), 1), ((2, 0, 1), 3)]
 )
-def test_options_that_cannot_work_are_refused_in_the_master(
-    server: Any, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        hosting.on_starting(server)
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == line
+def test_a_worker_gets_the_lowest_free_slot(taken: tuple[int, ...], slot: int) -> None:
+    workers = {number: SimpleNamespace(slot=number) for number in taken}
+    worker = SimpleNamespace()
+    Master(settings_of).pre_fork(SimpleNamespace(WORKERS=workers), worker)
+    assert worker.slot == slot
 
 
 # --- signals and exit -----------------------------------------------------------------------------

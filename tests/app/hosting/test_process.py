@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from app.hosting.process import GarbageCollectorPause, settings_or_exit
+from app.hosting.engine_process import GarbageCollectorPause
+from app.hosting.process import PROCESS, settings_or_exit
 from app.http.services import VERSION
 from app.settings import CONFIG_EXIT
 from tests.app.conftest import PATIENCE_S
@@ -26,6 +27,7 @@ PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows 
 def test_without_a_config_the_process_ends_with_one_line(
     config: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(PROCESS, "master", None)
     monkeypatch.delenv("BRIM_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("BRIM_CONFIG", config)
@@ -39,10 +41,12 @@ def test_without_a_config_the_process_ends_with_one_line(
 
 START = """
 import functools, logging, os, sys
-from app.hosting import process
+from app.hosting import engine_process, process
 from engine.testing import PuppetCompiler
-process.InProcessClient = functools.partial(
-    process.InProcessClient, compiler=PuppetCompiler(), watch_compiles=lambda alarm: lambda: None
+engine_process.InProcessClient = functools.partial(
+    engine_process.InProcessClient,
+    compiler=PuppetCompiler(),
+    watch_compiles=lambda alarm: lambda: None,
 )
 from app.wsgi import app
 engine = app.extensions["brim"].engine

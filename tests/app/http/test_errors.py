@@ -50,7 +50,7 @@ def client() -> FlaskClient:
         "unknown": errors.UnknownModel("a", ("b", "c")),
         "nan": errors.NonFiniteOutput("nan"),
         "full": errors.QueueFull("full", 0.2),
-        "many": web.TooManyWaiting("many", 1.0),
+        "many": errors.TooManyWaiting("many", 1.0),
         "left": errors.Cancelled("left"),
         "broken": errors.ExecutionFailed("broken"),
         "early": errors.NotReady("early", 7.01),

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.http.errors import TooManyWaiting
 from app.http.services import ConcurrencyLimiter
+from engine.errors import TooManyWaiting
 
 
 def test_no_more_than_the_limit_are_admitted() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
 from engine.errors import DeadlineExceeded
 from engine.models.tensors import Array
 from engine.scheduling.buckets import Bucket
+from engine.scheduling.request_queue import DEFAULT_PRIORITY
 from engine.telemetry.snapshots import LoadSnapshot
 from engine.testing import FakeClock, expected_rows
 from tests.engine.runtime.rig import PATIENCE_S, Rig, RigMaker, assert_answers, error_of
@@ -45,9 +47,14 @@ def test_the_next_batch_is_launched_while_one_computes_but_not_one_more(
     rig.submit(2)
     rig.pass_time(1.0)
     assert rig.launched(1) == [[0], [1]]
-    assert rig.work.load() == LoadSnapshot(
-        queued_rows=1, queued_requests=1, batches_in_flight=2, oldest_batch_s=2.0
+    load = rig.work.load()
+    assert load == replace(
+        LoadSnapshot(queued_rows=1, queued_requests=1, batches_in_flight=2, oldest_batch_s=2.0),
+        drain_s=load.drain_s,
+        last_priority=DEFAULT_PRIORITY,
+        last_deadline=load.last_deadline,
     )
+    assert load.drain_s > 0
     rig.devices[1].proceed.release()
     assert rig.devices[1].entered.acquire(timeout=PATIENCE_S)
     rig.pass_time(1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,9 @@ def test_a_starting_server_is_alive_and_not_ready_and_says_how_far_it_is(startin
 def test_once_something_is_compiled_the_start_says_how_long_it_will_take(starting: Served) -> None:
     assert starting.compiler.gate is not None
     starting.compiler.gate.release()
-    starting.observer.wait_for("compiled")
+    starting.until(
+        lambda: starting.services.engine.status().models[0].progress.expected_s is not None
+    )
     said = starting.client.get("/readyz").get_json()["models"]["puppet"]
     assert said["expected_seconds"] >= said["elapsed_seconds"]
 
@@ -61,7 +64,7 @@ def test_once_something_is_compiled_the_start_says_how_long_it_will_take(startin
 def test_a_server_is_ready_when_its_start_is_over(starting: Served) -> None:
     assert starting.client.get("/v2/health/ready").status_code == 503
     starting.release()
-    assert starting.engine.wait_startup_finished(PATIENCE_S)
+    starting.until(lambda: starting.services.engine.ready)
     response = starting.client.get("/readyz")
     assert response.status_code == 200
     said = response.get_json()
@@ -127,7 +130,8 @@ def test_with_no_model_that_serves_a_server_is_not_ready(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", ["/readyz", "/v2/health/ready", "/v2/models/puppet/ready"])
 def test_a_draining_server_is_not_ready(served: Served, path: str) -> None:
-    served.engine.drain()
+    client: Any = served.services.engine
+    client.drain()
     response = served.client.get(path)
     assert response.status_code == 503
     assert response.get_json()["ready"] is False

@@ -407,7 +407,7 @@ def test_while_a_model_compiles_it_is_503_and_says_when_to_come_back(serve: Serv
     assert error_of(response) == "model 'puppet' is compiling: 0 of 3 buckets are verified"
     assert int(response.headers["Retry-After"]) >= 1
     compiler.gate.release(2)
-    assert served.engine.wait_startup_finished(PATIENCE_S)
+    served.until(lambda: served.services.engine.ready)
     assert served.infer(1.0).status_code == 200
 
 

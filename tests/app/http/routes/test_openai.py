@@ -270,7 +270,8 @@ def test_what_nobody_foresaw_is_told_by_the_request_id_only(
     def broken(*_arguments: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(reading.engine.endpoint("puppet"), "submit", broken)
+    client = reading.services.engine
+    monkeypatch.setattr(type(client.endpoint("puppet")), "submit", broken)
     response = reading.client.post(
         EMBEDDINGS, json={"model": "puppet", "input": "a"}, headers={"X-Request-Id": "seven"}
     )
@@ -287,7 +288,8 @@ def test_when_all_places_are_taken_it_is_429_and_says_when_to_come_back(serve: S
     assert refused.status_code == 429
     assert problem(refused) == "1 requests wait in this process already"
     assert refused.headers["Retry-After"] == "1"
-    assert served.engine.endpoint("puppet").snapshot().activity.counts.refused == 1
+    client = served.services.engine
+    assert client.endpoint("puppet").snapshot().activity.counts.refused == 1
     served.release()
     assert first.result(PATIENCE_S).status_code == 200
 

@@ -1,0 +1,227 @@
+"""What gunicorn's master does for Brim: it owns the engine's process and the configuration.
+
+In order: `on_starting` checks gunicorn's options; `when_ready` starts the engine's process; each
+worker is forked with a slot of its own and connects to the engine; on SIGHUP the file is read
+again, and a changed one is served when its engine is ready. The master never imports JAX.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import msgspec
+
+from app.hosting.engine_process import Start
+from app.hosting.workers import choose
+from app.settings import MAX_WORKERS, Settings, exit_with
+from app.worker.balance import UNUSED
+from engine import api
+from engine.api import ConfigError
+
+HOME: Final = Path(__file__).resolve().parents[2]
+SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
+ENGINE: Final = (
+    f"import sys; sys.path.insert(0, {str(HOME)!r}); import brim; brim.engine_process(sys.argv[1:])"
+)
+STAYS: Final = "the configuration before it stays"
+END_S: Final = 10.0
+"""Seconds for the supervisor to end after the last worker has."""
+
+
+class Engine:
+    """One engine's process with its supervisor, as the master sees it."""
+
+    def __init__(self, settings: Settings, folder: str) -> None:
+        """Start it. The supervisor deletes `folder` if the master cannot."""
+        self.settings = settings
+        self.page = api.status_page()
+        self._listener = api.listen()
+        self.address: bytes = self._listener.getsockname()
+        fds = self._listener.fileno(), self.page.memory.fd
+        command = [sys.executable, "-I", str(SUPERVISOR), folder, ",".join(map(str, fds))]
+        self._process = subprocess.Popen(
+            [*command, sys.executable, "-c", ENGINE], stdin=subprocess.PIPE, pass_fds=fds
+        )
+        start = Start(settings.file, settings.text, settings.bind, sys.path)
+        if self._process.stdin is not None:
+            self._process.stdin.write(msgspec.json.encode(start) + b"\n")
+            self._process.stdin.flush()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its supervisor has ended: by itself it does so only when it gives up."""
+        return self._process.poll() is not None
+
+    def drain(self) -> None:
+        """Let it refuse new requests and answer the accepted ones. Returns at once."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def retire(self) -> None:
+        """Let it serve its workers, and end with the last one. Returns at once.
+
+        A forked worker calls it, too: as long as the other end of this pipe is open anywhere, the
+        supervisor does not notice the end of the master.
+        """
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._listener.close()
+
+    def close(self) -> None:
+        """End it. Every worker has ended."""
+        self.retire()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def outcome(self) -> str | None:
+        """Of the start-up: "" when it is over and the server ready, else why it never will be; None
+        while it goes on.
+        """
+        if self.ended:
+            return "its engine has ended"
+        status = self.page.read()
+        if status is None or not all(model.state.startup_finished for model in status.models):
+            return None
+        if status.ready:
+            return ""
+        return "; ".join(f"model {m.name!r}: {m.reason}" for m in status.models if not m.serving)
+
+
+class Master:
+    """gunicorn's hooks that run in the master. They are called on its main thread."""
+
+    def __init__(self, read: Callable[[], Settings]) -> None:
+        """`read` reads the configuration. Raises what it raises."""
+        self._read = read
+        self.settings = read()
+        self.engine: Engine | None = None
+        self.folder = ""
+        self._counts = memoryview(mmap.mmap(-1, 4 * MAX_WORKERS)).cast("I")
+        self._counts[:] = memoryview(array("I", [UNUSED]) * MAX_WORKERS)
+        self._ending = self._failed = False
+
+    def reread(self) -> None:
+        """On SIGHUP, before gunicorn takes its options: read the file again. A mistake in it
+        changes nothing.
+        """
+        try:
+            self.settings = self._read()
+        except ConfigError as error:
+            say(f"{error}; {STAYS}")
+
+    def on_starting(self, server: Any) -> None:
+        """Refuse options that cannot work."""
+        if server.cfg.preload_app:
+            allowed = "False: each worker has its own connection to the engine"
+            exit_with(ConfigError("preload_app", True, allowed))
+        if not api.can_share_memory() and server.cfg.workers != 1:
+            allowed = "1: this system has no shared memory for an engine of its own process"
+            exit_with(ConfigError("workers", server.cfg.workers, allowed))
+
+    def when_ready(self, server: Any) -> None:
+        """Start the engine's process: the sockets are bound, and no worker is forked yet."""
+        if not api.can_share_memory():
+            say("no memfd, eventfd or epoll here: the engine runs in the HTTP process (gthread)")
+            return
+        choice = choose(self.settings)
+        reason = choice.reason if server.cfg.workers == choice.workers else "as gunicorn was told"
+        say(f"{_count(server.cfg.workers, 'HTTP process')} ({reason}), one engine process")
+        self.folder = _private_folder()
+        self.engine = Engine(self.settings, self.folder)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            _before(number, self._end)
+        _before(signal.SIGCHLD, self._child_ended)
+
+    def _end(self) -> None:
+        self._ending = True
+        if self.engine is not None:
+            self.engine.drain()
+
+    def _child_ended(self) -> None:
+        if not self._ending and self.engine is not None and self.engine.ended:
+            self._ending = self._failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def pre_fork(self, server: Any, worker: Any) -> None:
+        """Give the worker the lowest slot that no other has: its metrics continue those of the last
+        process in it.
+        """
+        taken = {other.slot for other in server.WORKERS.values()}
+        worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+        if worker.slot < len(self._counts):
+            worker.connection_counts = self._counts
+
+    def child_exit(self, _server: Any, worker: Any) -> None:
+        """The other workers do not wait for one that has ended."""
+        if worker.slot < len(self._counts):
+            self._counts[worker.slot] = UNUSED
+
+    def on_reload(self, _server: Any) -> None:
+        """On SIGHUP: if the file has changed, start its engine beside the old one, and let new
+        workers connect to it when it is ready. Otherwise the old one stays.
+        """
+        before = self.engine
+        if before is None or before.settings.text == self.settings.text:
+            return
+        new = Engine(self.settings, self.folder)
+        while (outcome := new.outcome()) is None and not self._ending:
+            time.sleep(0.05)
+        if outcome == "":
+            self.engine = new
+            before.retire()
+            return
+        say(f"the changed configuration is not served: {outcome}; {STAYS}")
+        self.settings = before.settings
+        new.drain()
+        new.close()
+
+    def on_exit(self, _server: Any) -> None:
+        """End the engine's process. If it has given up, so has the server: exit status 1."""
+        if self.engine is None:
+            return
+        self.engine.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._failed:
+            say("the engine's process cannot run; the server ends")
+            raise SystemExit(1)
+
+
+def _before(number: int, call: Callable[[], None]) -> None:
+    """Call `call` before gunicorn's handler of this signal."""
+    gunicorns = signal.getsignal(number)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
+        if callable(gunicorns):
+            gunicorns(number, frame)
+
+    signal.signal(number, handle)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 'es'}"
+
+
+def say(text: str) -> None:
+    """One line for the operator."""
+    sys.stderr.write(f"brim: {text}\n")
+    sys.stderr.flush()
+
+
+def _private_folder() -> str:
+    """A folder for the workers' metrics that only this user can read."""
+    memory = "/dev/shm"  # noqa: S108
+    return tempfile.mkdtemp(prefix="brim-", dir=memory if os.access(memory, os.W_OK) else None)

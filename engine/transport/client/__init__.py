@@ -1,0 +1,1 @@
+"""The engine's client in an HTTP process."""

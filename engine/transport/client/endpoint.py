@@ -1,0 +1,163 @@
+"""A model that another process serves; see `engine.api.Endpoint`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from engine.errors import BrimError, EngineLost, ModelFailed, QueueFull, Refused, Shed
+from engine.models.config import ModelConfig
+from engine.models.model import ModelState
+from engine.models.tensors import Arrays
+from engine.runtime.request import Request
+from engine.scheduling.admission import AdmissionProbe
+from engine.scheduling.costs.cost_table import CostTable
+from engine.serving.lifecycle import refusal
+from engine.serving.preparation import RequestPreparer
+from engine.serving.version import ModelInterface
+from engine.telemetry.snapshots import LoadSnapshot, ModelSnapshot, ModelStatus
+from engine.transport.client.link import LOST, Link
+from engine.transport.client.result import Content, RemoteResult
+from engine.transport.protocol.layout import Layouts, pack
+from engine.transport.protocol.outcomes import error_number
+
+FRESH_S: Final = 0.02
+"""Seconds for which the load on the status page is used to refuse a request here."""
+
+
+class Home(Protocol):
+    """What an endpoint needs of its client."""
+
+    def model_status(self, index: int) -> ModelStatus:
+        """The status of a model, from the page."""
+
+    def load(self, index: int) -> tuple[LoadSnapshot, float] | None:
+        """The load of a model and when it was so, if that is less than `FRESH_S` ago."""
+
+    def count_refusal(self, model: str, error: int) -> None:
+        """Tell the engine that a request was refused before it came."""
+
+    def model_snapshot(self, index: int) -> ModelSnapshot:
+        """The status with all statistics, from the engine."""
+
+    def ensure_outcomes(self) -> None:
+        """Take outcomes on a thread, unless the host watches for them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offered:
+    """The version that serves, on the link to its process."""
+
+    link: Link
+    interface: ModelInterface
+    layouts: Layouts
+    costs: CostTable
+
+
+class RemoteEndpoint:
+    """Any thread may call any method at any time."""
+
+    def __init__(self, index: int, config: ModelConfig, home: Home) -> None:
+        """`index` is that of the model in the configuration."""
+        self.config = config
+        self.name = config.name
+        self._index = index
+        self._home = home
+        self._preparer = RequestPreparer(config, time.monotonic, self._probe, self.count_refusal)
+        self.offered: Offered | None = None
+
+    @property
+    def interface(self) -> ModelInterface:
+        """That of the version that serves. Raises `NotReady`, `ModelFailed` or `ShuttingDown`."""
+        return self._offered().interface
+
+    def _offered(self) -> Offered:
+        offered, status = self.offered, self._home.model_status(self._index)
+        if offered is None or status.state is not ModelState.READY:
+            raise refusal(self.name, status.state, status.reason, status.progress)
+        return offered
+
+    def admit(self) -> ModelInterface:
+        """As `interface`, for a request that is not decoded yet; a refusal is counted."""
+        try:
+            return self.interface
+        except (Refused, ModelFailed) as error:
+            self.count_refusal(error)
+            raise
+
+    def count_refusal(self, error: BrimError, rows: int = 0) -> None:  # noqa: ARG002
+        """A request was refused before it was submitted."""
+        self._home.count_refusal(self.name, error_number(error))
+
+    def prepare(
+        self,
+        interface: ModelInterface,
+        inputs: Arrays,
+        timeout_s: float | None = None,
+        priority: int = 0,
+    ) -> Request:
+        """Preprocess and validate client tensors; see `RequestPreparer.prepare`."""
+        return self._preparer.prepare(interface, inputs, timeout_s, priority)
+
+    def submit(self, request: Request) -> RemoteResult:
+        """Hand a prepared request over. Raises `QueueFull`, `Shed`, `EngineLost` or `ModelFailed`;
+        the engine's own refusals are outcomes.
+        """
+        try:
+            offered = self.offered
+            if offered is None:
+                raise EngineLost(LOST, 1.0)
+            refused = self._probe(request)
+            if refused is not None:
+                raise refused
+            content: Content
+            if offered.interface.hooked:
+                content = pack(request.inputs)
+            else:
+                content = offered.layouts.of(*request.extent)
+            self._home.ensure_outcomes()
+            return offered.link.submit(self._index, request, content)
+        except (Refused, ModelFailed) as error:
+            self.count_refusal(error, request.rows)
+            raise
+
+    def _probe(self, request: Request | AdmissionProbe) -> BrimError | None:
+        """The refusal that the engine would certainly give, by costs and status page, or None.
+
+        There is no time even on a free device; the queue is full; or all of it comes before this
+        request, and takes too long. Whether a request that comes before others would be in time,
+        only the engine can tell.
+        """
+        waiting, finish_at = 0, self._fastest(request)
+        known = self._home.load(self._index)
+        if known is not None:
+            load, at = known
+            waiting = load.queued_rows
+            if waiting + request.rows > self.config.max_queue_rows:
+                problem = f"{request.rows} rows do not fit: {waiting} wait already"
+                return QueueFull(problem, load.drain_s)
+            last = (load.last_priority, load.last_deadline)
+            if waiting and (request.priority, request.deadline) >= last:
+                finish_at = max(finish_at, at + load.drain_s)
+        late_s = finish_at - request.deadline
+        if late_s <= 0:
+            return None
+        allowed = request.deadline - request.enqueued_at
+        problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
+        return Shed(f"{problem} {allowed + late_s:.3g} s, {waiting} rows are waiting", late_s)
+
+    def _fastest(self, request: Request | AdmissionProbe) -> float:
+        """When it would be answered if the device were free."""
+        offered, now = self.offered, time.monotonic()
+        if offered is None or offered.interface.hooked:  # then its rows are not known here
+            return now
+        return now + offered.costs.optimistic_seconds(request.bucket_length, request.rows)
+
+    def status(self) -> ModelStatus:
+        """Whether it serves at this moment, and how soon."""
+        return self._home.model_status(self._index)
+
+    def snapshot(self) -> ModelSnapshot:
+        """State and statistics at this moment."""
+        return self._home.model_snapshot(self._index)

@@ -1,0 +1,88 @@
+"""When outcomes are taken, and by which thread."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from engine.transport.client.link import Link
+
+
+class Wakeups:
+    """One descriptor that can be read when the link's eventfd can, whichever link there is.
+
+    `hosted`: an event loop watches it. Otherwise a thread does, from the first request on.
+    """
+
+    def __init__(self, take: Callable[[], object]) -> None:
+        """`take()` takes the outcomes that are there."""
+        self._take = take
+        self._epoll = select.epoll()
+        self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.hosted = False
+
+    @property
+    def fd(self) -> int:
+        """An epoll instance can be watched by another one."""
+        return self._epoll.fileno()
+
+    def add(self, event: int) -> None:
+        """A link has opened."""
+        self._epoll.register(event, select.EPOLLIN)
+
+    def remove(self, event: int) -> None:
+        """A link is lost. Call it before its eventfd is closed: the engine may have it open."""
+        self._epoll.unregister(event)
+
+    def ensure(self) -> None:
+        """Start the thread if it is needed."""
+        if self.hosted or self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="brim-outcomes", daemon=True)
+                self._epoll.register(self._stop, select.EPOLLIN)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            if any(fd == self._stop for fd, _ in self._epoll.poll()):
+                return
+            self._take()
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        if self._epoll.closed:
+            return
+        if self._thread is not None:
+            os.eventfd_write(self._stop, 1)
+            self._thread.join()
+        os.close(self._stop)
+        self._epoll.close()
+
+
+class Coalescing:
+    """The context manager of `coalesce`."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Link | None) -> None:
+        self._link = link
+
+    def __enter__(self) -> None:
+        if self._link is not None:
+            self._link.coalesce()
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._link is not None:
+            self._link.stop_coalescing()

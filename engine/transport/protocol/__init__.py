@@ -1,0 +1,1 @@
+"""What both processes agree on: memory, rings, layouts, messages, errors, the status page."""

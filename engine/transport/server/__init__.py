@@ -1,0 +1,1 @@
+"""The engine's process as its clients see it."""

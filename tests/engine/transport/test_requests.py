@@ -1,0 +1,441 @@
+"""One request through shared memory: every outcome, every size, and what is left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import (
+    BrimError,
+    Cancelled,
+    DeadlineExceeded,
+    ExecutionFailed,
+    InvalidRequest,
+    NonFiniteOutput,
+    NotReady,
+    QueueFull,
+    Shed,
+)
+from engine.models.model import Model, ModelState
+from engine.models.processor import Prepared
+from engine.models.tensors import LENGTH, Arrays, TensorSpec
+from engine.testing import PUPPET_SPEC_IN, expected_rows, puppet_config, puppet_model, rows, texts
+from engine.transport.client import link as links
+from engine.transport.client.result import RemoteResult
+from tests.engine.transport.conftest import MakeRig
+from tests.shared_memory import PATIENCE_S, Rig
+
+SLAB = 1 << links.SLAB_ORDER
+
+
+def error_of(result: RemoteResult) -> BrimError:
+    with pytest.raises(BrimError) as raised:
+        result.result()
+    result.release()
+    return raised.value
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_rows_are_answered_and_their_memory_comes_back(rig: Rig) -> None:
+    result = rig.submit(1.0, 2.0, 3.0)
+    np.testing.assert_array_equal(result.result()["y"], expected_rows(1.0, 2.0, 3.0))
+    assert rig.free_bytes() < SLAB
+    result.release()
+    result.release()
+    assert rig.free_bytes() == SLAB
+
+
+def test_requests_of_many_batches_and_sizes_are_not_mixed_up(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(max_queue_rows=100_000))
+
+    @settings(max_examples=30)
+    @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.booleans())
+    def check(sizes: list[int], together: bool) -> None:
+        values = [[float(100 * n + row) for row in range(size)] for n, size in enumerate(sizes)]
+        if together:
+            with rig.client.coalesce():
+                results = [rig.submit(*some) for some in values]
+        else:
+            results = [rig.submit(*some) for some in values]
+        for result, some in zip(results, values, strict=True):
+            np.testing.assert_array_equal(result.result()["y"], expected_rows(*some))
+            result.release()
+        assert rig.free_bytes() == SLAB
+
+    check()
+
+
+def test_what_is_submitted_inside_coalesce_is_one_batch(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(rows=(4,)))
+    before = len(rig.observer.named("batch_done"))
+    with rig.client.coalesce():
+        results = [rig.submit(float(value)) for value in range(4)]
+        assert not any(result.ready for result in results)
+    for result in results:
+        result.result()
+        result.release()
+    (report,) = [report for _, report in rig.observer.wait_for("batch_done", before + 1)[before:]]
+    assert (report.bucket.rows, report.rows) == (4, 4)
+
+
+def test_waiting_inside_coalesce_publishes_first(rig: Rig) -> None:
+    with rig.client.coalesce():
+        assert rig.ask(1.0) == {"y": [[3.0, -1.0]]}
+
+
+def test_a_listener_is_called_once_for_a_batch(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(rows=(4,)))
+    rig.hold()
+    called = threading.Semaphore(0)
+    calls: list[list[RemoteResult]] = []
+
+    def listener(results: Sequence[RemoteResult]) -> None:
+        calls.append(list(results))
+        called.release()
+
+    with rig.client.coalesce():
+        results = [rig.submit(float(value)) for value in range(4)]
+    for result in results:
+        result.on_ready(listener)
+    rig.release()
+    assert called.acquire(timeout=PATIENCE_S)
+    assert calls == [results]
+    results[0].on_ready(listener)
+    assert calls[1] == [results[0]], "at once, where there is an outcome"
+    for result in results:
+        result.release()
+
+
+def test_a_host_that_watches_takes_the_outcomes_itself(rig: Rig) -> None:
+    fd, take = rig.client.watch()
+    result = rig.submit(1.0)
+    assert fd >= 0
+    assert not result.wait(0.05), "no thread took it"
+    rig.until(lambda: bool(take(1) or result.ready))
+    assert result.result()["y"].tolist() == [[3.0, -1.0]]
+    result.release()
+    assert "brim-outcomes" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_dynamic_length_is_that_of_the_request(make_rig: MakeRig) -> None:
+    spec = TensorSpec("x", "FP32", (LENGTH,), pad=0.0)
+    model = puppet_model(inputs=(spec,), outputs=(TensorSpec("y", "FP32", (LENGTH,)),))
+    rig = make_rig(puppet_config(lengths=(4, 8)), load=lambda _config: model)
+    for length in (1, 3, 4, 5, 8):
+        array = np.arange(2 * length, dtype=np.float32).reshape(2, length)
+        assert rig.ask(inputs={"x": array})["y"] == (array * 2 + 1).tolist()
+    assert rig.free_bytes() == SLAB
+
+
+def test_a_64_bit_output_comes_in_64_bits(make_rig: MakeRig) -> None:
+    model = puppet_model(
+        inputs=(TensorSpec("x", "INT64", (2,)),), outputs=(TensorSpec("y", "INT64", (2,)),)
+    )
+    rig = make_rig(load=lambda _config: model)
+    result = rig.submit(inputs={"x": np.array([[7, -7]])})
+    assert result.result()["y"].dtype == np.int64
+    assert result.result()["y"].tolist() == [[15, -13]]
+    result.release()
+
+
+def test_a_request_larger_than_the_slab_allows_has_memory_of_its_own(make_rig: MakeRig) -> None:
+    wide = TensorSpec("x", "FP32", (1 << 20,), pad=0.0)  # 4 MiB a row, and as much for the answer
+    model = puppet_model(inputs=(wide,), outputs=(TensorSpec("y", "FP32", (1 << 20,)),))
+    rig = make_rig(puppet_config(rows=(1, 4)), load=lambda _config: model)
+    for count in (4, 1, 3):
+        array = np.random.default_rng(count).normal(size=(count, 1 << 20)).astype(np.float32)
+        result = rig.submit(inputs={"x": array})
+        np.testing.assert_array_equal(result.result()["y"], array * 2 + 1)
+        result.release()
+        assert rig.free_bytes() == SLAB
+
+
+# --- hooks ----------------------------------------------------------------------------------------
+
+TEXT = TensorSpec("text", "BYTES")
+
+
+def lengths_of(inputs: Arrays) -> Prepared:
+    """The length of each text, twice; the word `bad` is invalid."""
+    if b"bad" in inputs["text"]:
+        raise InvalidRequest("text", "got bad, expected good")
+    found = np.array([[len(text)] * 2 for text in inputs["text"]], np.float32)
+    return Prepared({"x": found}, {"longest": int(found.max())}, tokens=int(found[:, 0].sum()))
+
+
+def as_texts(outputs: Arrays) -> Arrays:
+    """The first number of each row as a text."""
+    return texts(*[str(row[0]) * REPEAT for row in outputs["y"]])
+
+
+REPEAT = 1
+
+
+def hooked_model() -> Model:
+    return puppet_model(
+        inputs=(TEXT,),
+        outputs=(TEXT,),
+        device_inputs=(PUPPET_SPEC_IN,),
+        device_outputs=(TensorSpec("y", "FP32", (2,)),),
+        preprocess=lengths_of,
+        postprocess=as_texts,
+        detokenize=lambda ids: " ".join(map(str, ids)) if 9 not in ids else _unknown(),
+    )
+
+
+def _unknown() -> str:
+    raise InvalidRequest("input", "token 9 does not exist")
+
+
+@pytest.fixture
+def hooked(make_rig: MakeRig) -> Rig:
+    return make_rig(load=lambda _config: hooked_model())
+
+
+def test_hooks_of_a_closure_run_beside_the_engine(hooked: Rig) -> None:
+    interface = hooked.client.endpoint("puppet").interface
+    assert (interface.hooked, interface.processor.preprocess) == (True, None)
+    result = hooked.submit(inputs=texts("a", "", "grüße"))
+    assert result.result()["text"].tolist() == [b"3.0", b"1.0", b"15.0"]
+    assert result.request.prepared.parameters == {"longest": 7}
+    assert result.request.prepared.tokens == 8
+    result.release()
+    assert hooked.free_bytes() == SLAB
+
+
+def test_an_answer_larger_than_its_block_comes_in_memory_of_its_own(
+    hooked: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "REPEAT", 100_000)
+    result = hooked.submit(inputs=texts("a"))
+    assert result.result()["text"].tolist() == [b"3.0" * 100_000]
+    result.release()
+    assert hooked.free_bytes() == SLAB
+
+
+def test_a_text_larger_than_the_slab_allows_arrives(hooked: Rig) -> None:
+    assert hooked.ask(inputs=texts("x" * 10_000_000)) == {"text": [b"2e+07"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [("bad", InvalidRequest, "text: got bad, expected good"), (b"\xff", None, "")],
+)
+def test_an_error_of_a_hook_is_the_outcome(
+    hooked: Rig, text: str | bytes, kind: type[BrimError] | None, message: str
+) -> None:
+    result = hooked.submit(inputs=texts(text))
+    if kind is None:
+        assert result.result()["text"].tolist() == [b"3.0"]
+        result.release()
+    else:
+        error = error_of(result)
+        assert (type(error), str(error)) == (kind, message)
+    assert hooked.free_bytes() == SLAB
+
+
+def test_a_hook_that_fails_fails_its_own_request(make_rig: MakeRig) -> None:
+    def fail(_outputs: Arrays) -> Arrays:
+        raise ZeroDivisionError("in the hook")
+
+    model = puppet_model(postprocess=fail, device_outputs=(TensorSpec("y", "FP32", (2,)),))
+    rig = make_rig(load=lambda _config: model)
+    error = error_of(rig.submit(1.0))
+    assert (type(error), str(error)) == (ExecutionFailed, "postprocess failed: in the hook")
+
+
+def test_a_detokenizer_of_a_closure_answers_from_the_engine(hooked: Rig) -> None:
+    detokenize = hooked.client.endpoint("puppet").interface.processor.detokenize
+    assert detokenize is not None
+    assert detokenize([3, 4]) == "3 4"
+    with pytest.raises(InvalidRequest, match="input: token 9 does not exist"):
+        detokenize([9])
+
+
+def test_a_form_that_does_not_fit_is_refused_before_it_is_sent(hooked: Rig) -> None:
+    with pytest.raises(InvalidRequest, match="text"):
+        hooked.submit(inputs=rows(1.0))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_batch_is_the_outcome_of_its_requests(rig: Rig) -> None:
+    for executable in rig.compiler.executables.values():
+        executable.fail_result = RuntimeError("the device is gone")
+    error = error_of(rig.submit(1.0))
+    assert type(error) is ExecutionFailed
+    assert str(error) == "the device failed this batch: the device is gone"
+    assert rig.free_bytes() == SLAB
+
+
+def test_rows_that_make_nan_fail_their_own_request(rig: Rig) -> None:
+    with rig.client.coalesce():
+        bad, good = rig.submit(float("nan")), rig.submit(1.0)
+    assert type(error_of(bad)) is NonFiniteOutput
+    assert good.result()["y"].tolist() == [[3.0, -1.0]]
+    good.release()
+
+
+def test_the_engines_refusal_is_the_outcome(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(max_queue_rows=2, rows=(1,), in_flight=1))
+    rig.hold()
+    first = rig.submit(1.0)
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    with rig.client.coalesce():  # the page cannot have changed in between
+        others = [rig.submit(2.0), rig.submit(3.0), rig.submit(4.0)]
+    error = error_of(others.pop())
+    assert type(error) is QueueFull
+    assert str(error) == "1 rows do not fit: 2 wait already"
+    rig.release()
+    for result in (first, *others):
+        result.result()
+        result.release()
+    assert rig.free_bytes() == SLAB
+
+
+def test_a_full_queue_is_known_from_the_page(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(max_queue_rows=2, rows=(1,), in_flight=1))
+    rig.hold()
+    results = [rig.submit(1.0)]
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    results += [rig.submit(2.0), rig.submit(3.0)]
+    rig.until(lambda: rig.client.status().models[0].load.queued_rows == 2)
+    refused: list[BrimError] = []
+
+    def refused_here() -> bool:
+        try:
+            refused.append(error_of(rig.submit(4.0)))
+        except QueueFull:
+            return True
+        return False
+
+    rig.until(refused_here)
+    counted = len(refused) + 1
+    rig.release()
+    for result in results:
+        result.result()
+        result.release()
+    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.refused == counted)
+
+
+def test_a_deadline_that_no_bucket_can_meet_is_refused_here(rig: Rig) -> None:
+    with pytest.raises(Shed, match="within 1e-09 s cannot be promised"):
+        rig.submit(1.0, timeout_s=1e-9)
+    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.shed == 1)
+
+
+def test_without_room_in_the_slab_a_request_is_refused(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links.Link.__init__, "__defaults__", (8, 13))  # 8 KiB: 8 blocks of 1 KiB
+    rig = make_rig(puppet_config(max_queue_rows=10_000))
+    rig.hold()
+    values = [1.0] * 50  # 50 rows of 8 bytes, in and out: a block of 1 KiB
+    waiting = [rig.submit(*values) for _ in range(8)]
+    with pytest.raises(QueueFull, match="is full"):
+        rig.submit(*values)
+    rig.release()
+    for result in waiting:
+        assert len(result.result()["y"]) == 50
+        result.release()
+    assert len(rig.ask(*values)["y"]) == 50
+
+
+def test_more_requests_than_the_ring_has_records_are_refused(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links.Link.__init__, "__defaults__", (4, 16))
+    rig = make_rig()
+    rig.hold()
+    waiting = [rig.submit(float(value)) for value in range(4)]
+    with pytest.raises(QueueFull, match="4 requests of this process wait already"):
+        rig.submit(5.0)
+    rig.release()
+    for result in waiting:
+        result.result()
+        result.release()
+    assert rig.ask(5.0) == {"y": [[11.0, -9.0]]}
+    assert rig.free_bytes() == 1 << 16
+
+
+# --- giving up ------------------------------------------------------------------------------------
+
+GIVE_UP = pytest.mark.parametrize(
+    ("give_up", "kind", "count"),
+    [
+        pytest.param(RemoteResult.cancel, Cancelled, "cancelled", id="cancel"),
+        pytest.param(RemoteResult.expire, DeadlineExceeded, "expired", id="expire"),
+    ],
+)
+
+
+@GIVE_UP
+def test_rows_that_wait_never_reach_the_device_once_they_are_given_up(
+    make_rig: MakeRig, give_up: Callable[[RemoteResult], object], kind: type, count: str
+) -> None:
+    rig = make_rig(puppet_config(rows=(1,), in_flight=1))
+    rig.hold()
+    first = rig.submit(1.0)
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    second = rig.submit(2.0)
+    rig.until(lambda: rig.engine.status().models[0].load.queued_rows == 1)
+    give_up(second)
+    give_up(second)
+    assert second.ready
+    assert type(error_of(second)) is kind
+    rig.until(lambda: rig.engine.status().models[0].load.queued_rows == 0)
+    rig.release()
+    first.result()
+    first.release()
+    counts = rig.client.snapshot().models[0].activity.counts
+    assert (getattr(counts, count), counts.succeeded, counts.rows) == (1, 1, 1)
+    assert rig.free_bytes() == SLAB
+
+
+@GIVE_UP
+def test_memory_that_the_device_reads_is_not_used_again_before_its_batch_is_done(
+    make_rig: MakeRig, give_up: Callable[[RemoteResult], object], kind: type, count: str
+) -> None:
+    rig = make_rig(puppet_config(rows=(1,), in_flight=1))
+    rig.hold()
+    result = rig.submit(1.0)
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    give_up(result)
+    assert type(error_of(result)) is kind
+    rig.release()
+    rig.until(lambda: rig.free_bytes() == SLAB)
+    assert rig.ask(5.0) == {"y": [[11.0, -9.0]]}
+
+
+def test_a_thread_that_waits_beyond_the_deadline_gets_it_as_an_error(make_rig: MakeRig) -> None:
+    rig = make_rig(puppet_config(rows=(1,), in_flight=1))
+    rig.hold()
+    error = error_of(rig.submit(1.0, timeout_s=0.05))
+    assert (type(error), str(error)) == (DeadlineExceeded, "no answer within 0.05 s")
+
+
+# --- before and after -----------------------------------------------------------------------------
+
+
+def test_before_it_serves_a_model_refuses_with_its_progress(make_rig: MakeRig) -> None:
+    from engine.testing import PuppetCompiler
+
+    compiler = PuppetCompiler()
+    compiler.gate = threading.Semaphore(0)
+    rig = make_rig(compiler=compiler, wait=False)
+    endpoint = rig.client.endpoint("puppet")
+    rig.until(lambda: endpoint.status().state is ModelState.COMPILING)
+    with pytest.raises(NotReady, match="compiling: 0 of 3 buckets are verified"):
+        endpoint.admit()
+    rig.release()
+    rig.until(lambda: rig.client.ready)
+    assert rig.client.snapshot().models[0].activity.counts.refused == 1
+    assert rig.ask(1.0) == {"y": [[3.0, -1.0]]}
