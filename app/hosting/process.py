@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from app.settings import Settings, exit_with, load
 from app.telemetry.exporter import HttpExporter, share_values
 from engine import api
 from engine.api import ConfigError, EngineClient, Observer
+
+GARBAGE: Final = 10_000
+"""New objects that may wait for a collection; Python's default is 700."""
 
 FORKED: Final = "forked after the start; turn preload_app off"
 
@@ -99,7 +103,21 @@ def build(settings: Settings) -> Flask:
     PROCESS.hosted = Hosted(engine, disconnects, DRAIN_SHARE * settings.graceful_timeout_s)
     atexit.register(PROCESS.hosted.close)
     engine.start()
+    if shared is not None:
+        rest_the_garbage_collector()
     return app
+
+
+def rest_the_garbage_collector() -> None:
+    """Never scan again what an HTTP process has loaded, and scan the rest less often.
+
+    A request makes some hundred objects that are freed without the collector, and waits for its
+    answer among thousands of others: at Python's defaults every seventh request paid for a
+    collection, 34 us of 233 each, and the p99 of 64 clients was 48 ms and not 25.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
 
 
 def settings_or_exit() -> Settings:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import IO, Final
+from collections.abc import Mapping
+from typing import IO, Any, Final
 
 from flask import Request, current_app
 from werkzeug.datastructures import Accept
@@ -38,7 +39,7 @@ def read(request: Request) -> bytes:
     """
     length = _plain_length(request)
     if length is not None:
-        return _read_all(request.environ["wsgi.input"], length)
+        return read_all(request.environ["wsgi.input"], length)
     if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
         raise LengthRequired("the request says neither Content-Length nor Transfer-Encoding")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -59,7 +60,7 @@ def _read_stream(request: Request) -> bytes:
         raise InvalidRequest("body", f"it cannot be read: {error}") from None
 
 
-def _read_all(stream: IO[bytes], length: int) -> bytes:
+def read_all(stream: IO[bytes], length: int) -> bytes:
     """Return `length` bytes, fewer if the stream ends early; one read where the stream has them."""
     body = stream.read(length)
     while len(body) < length and (more := stream.read(length - len(body))):
@@ -73,17 +74,21 @@ def _plain_length(request: Request) -> int | None:
     Such a body is not encoded, not yet read, of a known length within the limit, and the server
     itself ends the stream. werkzeug's stream would read it in slices and read once more at the end.
     """
-    environ = request.environ
+    if "stream" in vars(request):  # werkzeug's stream, created by the first read
+        return None
+    return plain_length(request.environ, request.max_content_length)
+
+
+def plain_length(environ: Mapping[str, Any], limit: int | None) -> int | None:
+    """Return the length of such a body of a request that has not been read."""
     length = environ.get("CONTENT_LENGTH", "")
     if (
         not environ.get("wsgi.input_terminated")
         or "HTTP_TRANSFER_ENCODING" in environ
         or "HTTP_CONTENT_ENCODING" in environ
-        or "stream" in vars(request)  # werkzeug's stream, created by the first read
         or not (length.isdecimal() and len(length) <= _DIGITS)
     ):
         return None
-    limit = request.max_content_length
     return int(length) if limit is None or int(length) <= limit else None
 
 

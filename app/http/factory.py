@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,9 +12,11 @@ from typing_extensions import override
 from werkzeug.routing import MapAdapter
 
 from app.http import errors, hooks
-from app.http.inline import InlinePolicy
+from app.http.dispatch.direct import DirectInference
+from app.http.dispatch.inline import InlinePolicy
+from app.http.dispatch.routing import RememberingMap
+from app.http.responses.prepared import StartResponse
 from app.http.routes import docs, health, inference, models, openai
-from app.http.routing import RememberingMap
 from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Services
 from app.settings import Settings
 from engine.api import EngineClient
@@ -36,8 +38,17 @@ class BrimApp(Flask):
     """Returns what the worker's loop watches, if there is anything."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
+        self.direct: DirectInference | None = None  # until everything is registered
         self._synchronous: set[Callable[..., Any]] = set()
         super().__init__(*args, **named)
+
+    @override
+    def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if self.direct is not None:
+            answered = self.direct(environ, start_response)
+            if answered is not None:
+                return answered
+        return super().wsgi_app(environ, start_response)
 
     @override
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,10 +93,11 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
-    app.extensions["brim"] = Services(engine, limiter, disconnects)
+    services = app.extensions["brim"] = Services(engine, limiter, disconnects)
     errors.register(app)
     hooks.register(app, metrics)
     for routes in (inference, models, openai, docs, health):
         app.register_blueprint(routes.blueprint)
     metrics.install(app, engine)
+    app.direct = DirectInference(app, app.url_map, services, metrics)
     return app

@@ -17,14 +17,16 @@ from engine.api import EngineClient
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-class BrimRequest(Request):
-    """Flask's request with an id, its arrival on `time.perf_counter`, and its deferred answer.
+class Identified:
+    """A request with an id, its arrival on `time.perf_counter`, and its deferred answer.
 
     The id is the client's if that is printable and short, otherwise 32 random hexadecimal digits.
     """
 
-    def __init__(self, environ: dict[str, Any], *args: Any, **named: Any) -> None:
-        super().__init__(environ, *args, **named)
+    environ: dict[str, Any]
+
+    def identify(self, environ: dict[str, Any]) -> None:
+        """Set the attributes."""
         self.begun_at = time.perf_counter()
         self.deferred: Deferred | None = None
         self.request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
@@ -37,6 +39,14 @@ class BrimRequest(Request):
         deferred, self.deferred = self.deferred, None
         if deferred is not None:
             deferred.close()
+
+
+class BrimRequest(Request, Identified):
+    """Flask's request, identified."""
+
+    def __init__(self, environ: dict[str, Any], *args: Any, **named: Any) -> None:
+        super().__init__(environ, *args, **named)
+        self.identify(environ)
 
 
 class HttpMetrics(Protocol):
@@ -57,23 +67,34 @@ def this_request() -> BrimRequest:
     return cast("BrimRequest", proxy._get_current_object())  # type: ignore[attr-defined]
 
 
+def finish(request: Identified, response: Response) -> None:
+    """Give the response the id of its request."""
+    response.headers["X-Request-Id"] = request.request_id
+    if response is not request.deferred:
+        request.give_up()  # a hook has replaced it
+
+
+def note(
+    metrics: HttpMetrics, request: Identified, response: Response, method: str, rule: str
+) -> None:
+    """Count the request when its answer is known."""
+    count = partial(metrics.note, method, rule, request.begun_at)
+    if isinstance(response, Deferred):
+        response.then(lambda answer: count(answer.status_code))
+    else:
+        count(response.status_code)
+
+
 def register(app: Flask, metrics: HttpMetrics) -> None:
     """Add the hooks to `app`. They run for every request, also on a user's own routes."""
 
     @app.after_request
     def end(response: Response) -> Response:
         request = this_request()
-        response.headers["X-Request-Id"] = request.request_id
-        if response is not request.deferred:
-            request.give_up()  # a hook has replaced it
+        finish(request, response)
         if metrics.tracks(request):
             # URLs without a route are one series together
-            rule = str(request.url_rule)
-            note = partial(metrics.note, request.method, rule, request.begun_at)
-            if isinstance(response, Deferred):
-                response.then(lambda answer: note(answer.status_code))
-            else:
-                note(response.status_code)
+            note(metrics, request, response, request.method, str(request.url_rule))
         return response
 
     @app.teardown_request

@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Final
 
 from app.http import errors
-from app.http.hooks import this_request
+from app.http.hooks import Identified
 from app.http.responses.deferred import Deferred
 from app.http.responses.operation import TIMEOUT_HEADER
 from app.http.responses.prepared import PreparedResponse
-from app.http.services import services
+from app.http.services import Services
 from engine.api import (
     Arrays,
     InvalidRequest,
@@ -40,23 +40,24 @@ _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?"
 class InferenceContext:
     """One inference request: its endpoint, and its permit of the concurrency limiter.
 
-    The endpoint, Flask's proxies and the app's services are looked up once, here.
+    The endpoint is looked up once, here.
     """
 
     __slots__ = ("_disconnects", "endpoint", "interface", "permit", "request")
 
-    def __init__(self, name: str, version: str | None = None) -> None:
+    def __init__(
+        self, request: Identified, services: Services, name: str, version: str | None = None
+    ) -> None:
         """Raises the refusal if the request cannot be served; the engine counts it.
 
         Use the context inside `with context.permit`, which releases the permit on an error.
         """
-        services_ = services()
-        self._disconnects = services_.disconnects
-        self.request = this_request()
-        self.endpoint = services_.engine.endpoint(name, version)
+        self._disconnects = services.disconnects
+        self.request = request
+        self.endpoint = services.engine.endpoint(name, version)
         self.interface = self.endpoint.admit()
         try:
-            self.permit = services_.limiter.acquire()
+            self.permit = services.limiter.acquire()
         except TooManyWaiting as error:
             self.endpoint.count_refusal(error)
             raise
@@ -87,7 +88,7 @@ class InferenceContext:
                         return encode(pending, pending.result())
                 return encode(pending, pending.result())
             except Exception as error:
-                path, request_id = request.path, request.request_id
+                path, request_id = environ["PATH_INFO"], request.request_id
                 return PreparedResponse.of(errors.error_response(error, path, request_id))
 
         permit = self.permit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from flask import Blueprint, Response
@@ -9,9 +11,12 @@ from flask import Blueprint, Response
 from app.http import bodies as body
 from app.http.codecs import oip
 from app.http.codecs.messages import InferResponse
+from app.http.hooks import Identified, this_request
 from app.http.inference import InferenceContext
+from app.http.responses.deferred import Deferred
 from app.http.responses.operation import BINARY, HEADER_LENGTH, INFERENCE, JSON, Operation
 from app.http.responses.prepared import PreparedResponse
+from app.http.services import Services, services
 from engine.api import Arrays, InvalidRequest, PendingResult
 
 blueprint = Blueprint("inference", __name__)
@@ -25,12 +30,27 @@ _LENGTH_KEY: Final = f"HTTP_{HEADER_LENGTH.replace('-', '_').upper()}"
 @Operation(answer=oip.WireAnswer, errors=INFERENCE, takes=oip.WireRequest, media=(JSON, BINARY))
 def infer(name: str, version: str | None = None) -> Response:
     """JSON, JSON with binary tensors after it, or one raw tensor."""
-    context = InferenceContext(name, version)
+    request = this_request()
+    return submit(request, services(), partial(body.read, request), name, version)
+
+
+def submit(
+    request: Identified,
+    services: Services,
+    read: Callable[[], bytes],
+    name: str,
+    version: str | None = None,
+) -> Deferred:
+    """Decode and submit a request, whose body `read()` returns. Raises its refusal.
+
+    Needs nothing of Flask's context.
+    """
+    context = InferenceContext(request, services, name, version)
     with context.permit:
-        request, served = context.request, context.interface
+        served = context.interface
         inputs, outputs = served.signature.inputs, served.signature.outputs
         length = _header_length(request.environ.get(_LENGTH_KEY))
-        decoded = oip.decode(body.read(request), length, inputs, outputs)
+        decoded = oip.decode(read(), length, inputs, outputs)
         accepts = request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
         def encode(pending: PendingResult, arrays: Arrays) -> PreparedResponse:

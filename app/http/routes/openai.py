@@ -23,8 +23,9 @@ blueprint = Blueprint("openai", __name__)
 @Operation(answer=openai.EmbeddingsAnswer, errors=INFERENCE, takes=openai.EmbeddingsRequest)
 def embeddings() -> Response:
     """Embeddings of texts, from a model with one text input and one vector output."""
-    sent = parse(body.read(this_request()), openai.EmbeddingsRequest)
-    context = InferenceContext(sent.model)
+    request = this_request()
+    sent = parse(body.read(request), openai.EmbeddingsRequest)
+    context = InferenceContext(request, services(), sent.model)
     with context.permit:
         text, vector = openai.tensors(sent.model, context.interface.signature)
         if (got := sent.dimensions) not in (None, *vector.shape):

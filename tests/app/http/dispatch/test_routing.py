@@ -11,8 +11,8 @@ from werkzeug.routing import Rule
 from werkzeug.routing.converters import UnicodeConverter
 from werkzeug.test import EnvironBuilder
 
+from app.http.dispatch.routing import MAX_KNOWN
 from app.http.factory import BrimApp
-from app.http.routing import MAX_KNOWN
 
 
 @pytest.fixture

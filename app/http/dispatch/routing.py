@@ -25,15 +25,15 @@ class KnownAdapter(MapAdapter):
 
     def __init__(self, like: MapAdapter, rule: Rule, args: Mapping[str, Any]) -> None:
         vars(self).update(vars(like))
-        self._rule = rule
-        self._args = args
+        self.rule = rule
+        self.args = args
 
     @override
     def match(self, *args: Any, **named: Any) -> Any:
         # this is how Flask calls it
         if args or named != {"return_rule": True}:
             return super().match(*args, **named)
-        return self._rule, dict(self._args)
+        return self.rule, dict(self.args)
 
 
 class RememberingMap(Map):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.http.inline import LONGEST_BODY, InlinePolicy
+from app.http.dispatch.inline import LONGEST_BODY, InlinePolicy
 from engine.models.model import Prepared
 from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_model
 from tests.app.conftest import PUPPET, Serve, Served
