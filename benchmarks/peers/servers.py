@@ -1,6 +1,6 @@
 """The servers: where each is installed, how it is started, and its settings.
 
-Each has one process that computes.
+Each has one process that computes. Brim has processes for HTTP before it: one, or two.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Server:
         return self.paths[encoding] if self.paths else None
 
 
-def brim(config: str = "") -> Callable[[Start], list[str | Path]]:
-    """`brim serve` with these lines for the model."""
+def brim(config: str = "", workers: str = "auto") -> Callable[[Start], list[str | Path]]:
+    """`brim serve` with these lines for the model, and so many HTTP processes."""
 
     def command(start: Start) -> list[str | Path]:
         create = MODELS[start.model]
@@ -71,7 +71,8 @@ def brim(config: str = "") -> Callable[[Start], list[str | Path]]:
             f"rows = {list(ROWS)}\n{config}\n",
             encoding="utf-8",
         )
-        return [start.bin / "brim", "serve", file, "--bind", f"127.0.0.1:{start.port}"]
+        address = f"127.0.0.1:{start.port}"
+        return [start.bin / "brim", "serve", file, "--bind", address, "--workers", workers]
 
     return command
 
@@ -124,6 +125,7 @@ SERVERS: Final[Mapping[str, Server]] = {
     "brim": Server(
         "all defaults: may hold a free device in a closed loop, for 10 ms at most", None, brim()
     ),
+    "brim-2": Server("the same with two HTTP processes", None, brim(workers="2")),
     "brim-nohold": Server("`max_wait_ms = 0`", None, brim("max_wait_ms = 0")),
     "triton": Server(
         "2.51, Python backend, window 0", "triton", hosted("triton_server"), None, window(0)

@@ -10,7 +10,7 @@ from benchmarks.peers import measure
 from benchmarks.peers.measure import Seen
 from benchmarks.peers.servers import SERVERS
 
-OURS: Final = ("brim", "brim-nohold")
+OURS: Final = ("brim", "brim-2", "brim-nohold")
 
 DOUBT: Final = (
     "?: in most rounds the load generator took its whole core, or was itself late by more than a "

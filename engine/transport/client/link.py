@@ -62,8 +62,15 @@ class Link:
         self._notices = Notices()
         self._coalescing: int | None = None  # the identifier of the coalescing thread
         self.lost = False
-        messages.send(Hello(os.getpid(), records, order), [memory.fd, request_event, self.event])
-        memory.close_fd()
+        try:
+            fds = [memory.fd, request_event, self.event]
+            messages.send(Hello(os.getpid(), records, order), fds)
+        except OSError:
+            self._writer.close()
+            self._reader.close()
+            raise
+        finally:
+            memory.close_fd()
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -139,6 +139,11 @@ class RingReader:
         self.eventfd = eventfd
         self._next = 0
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next record."""
+        return self._next
+
     def take(self) -> Sequence[tuple[Any, ...]]:
         """All records published since the last call; does not wait. Raises `BrokenRing`."""
         try:

@@ -177,6 +177,8 @@ class Channel:
             return
         self.open[request.number] = result
         result.on_ready(self._on_ready)
+        if request.number in self._withdrawn:
+            result.cancel()
 
     def receive_parcel(self, number: int, fd: int) -> None:
         """The block of a request that will come next. Raises ValueError."""
@@ -188,8 +190,8 @@ class Channel:
         for number in numbers:
             with self._lock:
                 result = self.open.get(number)
-                if result is None and number in self.open:
-                    self._withdrawn.add(number)  # its hooks run
+                if result is None and (number in self.open or number >= self._reader.next_number):
+                    self._withdrawn.add(number)  # its hooks run, or its record is not taken yet
             if result is not None and expired:
                 result.expire()
             elif result is not None:

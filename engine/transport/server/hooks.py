@@ -74,8 +74,8 @@ class HookRunner:
         self._submit(partial(_detokenize, channel, ask, endpoint))
 
     def close(self) -> None:
-        """End the threads, after what was submitted."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads; one whose hook hangs ends with the process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _detokenize(channel: Channel, ask: Ask, endpoint: Endpoint) -> None:

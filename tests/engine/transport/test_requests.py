@@ -27,6 +27,7 @@ from engine.models.tensors import LENGTH, Arrays, TensorSpec
 from engine.testing import PUPPET_SPEC_IN, expected_rows, puppet_config, puppet_model, rows, texts
 from engine.transport.client import link as links
 from engine.transport.client.result import RemoteResult
+from engine.transport.protocol.messages import Withdraw
 from tests.engine.transport.conftest import MakeRig
 from tests.shared_memory import PATIENCE_S, Rig
 
@@ -439,3 +440,71 @@ def test_before_it_serves_a_model_refuses_with_its_progress(make_rig: MakeRig) -
     rig.until(lambda: rig.client.ready)
     assert rig.client.snapshot().models[0].activity.counts.refused == 1
     assert rig.ask(1.0) == {"y": [[3.0, -1.0]]}
+
+
+def test_a_request_that_is_given_up_before_the_engine_has_seen_it_is_not_answered(
+    make_rig: MakeRig,
+) -> None:
+    """Its withdrawal may overtake its record: they travel on different ways."""
+    rig = make_rig(puppet_config(rows=(1,), in_flight=1))
+    rig.hold()
+    first = rig.submit(1.0)
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    link = rig.client._link
+    assert link is not None
+    link.coalesce()
+    second = rig.submit(2.0)
+    link.messages.send(Withdraw([second.number]))
+    rig.client.snapshot()  # the engine has read the withdrawal
+    link.stop_coalescing()
+    assert second.wait(PATIENCE_S)
+    assert type(error_of(second)) is Cancelled
+    rig.release()
+    first.result()
+    first.release()
+    assert rig.client.snapshot().models[0].activity.counts.cancelled == 1
+    assert rig.free_bytes() == SLAB
+
+
+def test_an_unexpected_error_beside_the_engine_tells_nothing_of_its_inside(
+    hooked: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(hooked.engine.endpoint("puppet"), "submit", broken)
+    error = error_of(hooked.submit(inputs=texts("a")))
+    assert type(error) is ExecutionFailed
+    assert str(error) == "internal error in the engine's process; its log has the reason"
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_a_detokenizer_that_fails_is_an_error(hooked: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    detokenize = hooked.client.endpoint("puppet").interface.processor.detokenize
+    assert detokenize is not None
+    processor = hooked.engine.endpoint("puppet").interface.processor
+    monkeypatch.setattr(type(processor), "detokenize", property(lambda _self: 1 / 0))
+    with pytest.raises(ExecutionFailed, match="detokenize failed: division by zero"):
+        detokenize([3])
+
+
+def test_a_hook_still_running_when_its_client_disconnects_is_not_answered(
+    make_rig: MakeRig,
+) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def preprocess(inputs: Arrays) -> Prepared:
+        entered.set()
+        assert gate.wait(PATIENCE_S)
+        return Prepared({"x": np.ones((len(inputs["text"]), 2), np.float32)})
+
+    model = puppet_model(inputs=(TEXT,), device_inputs=(PUPPET_SPEC_IN,), preprocess=preprocess)
+    rig = make_rig(load=lambda _config: model)
+    result = rig.submit(inputs=texts("a"))
+    assert entered.wait(PATIENCE_S)
+    result.cancel()
+    rig.client.snapshot()  # the engine has read the withdrawal
+    gate.set()
+    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.cancelled == 1)
+    assert type(error_of(result)) is Cancelled
+    rig.until(lambda: rig.free_bytes() == SLAB)
