@@ -36,6 +36,9 @@ WORKERS_ALLOWED: Final = f'"{AUTO}", or a whole number from 1 to {MAX_WORKERS}'
 Workers = Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)]
 """HTTP processes; how many `auto` is, `app.hosting.workers` decides."""
 
+UNIX: Final = "unix:"
+ADDRESS_ALLOWED: Final = "HOST:PORT or unix:PATH, as in 127.0.0.1:8000"
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 THREADS: Final[Mapping[str, int]] = {"brim": 16, "gthread": 256}
 """Each worker and its default number of threads for requests. gthread needs a thread for each
@@ -103,8 +106,7 @@ class Settings:
 
     file: str
     models: tuple[ModelConfig, ...]
-    host: str
-    port: int
+    bind: str
     worker: str
     workers: Workers
     threads: int
@@ -126,15 +128,9 @@ class Settings:
         return self.threads - max(1, self.threads // 16)
 
     @property
-    def bind(self) -> str:
-        """Where gunicorn listens."""
-        return f"{self.host}:{self.port}"
-
-    @property
     def url(self) -> str:
-        """The server's URL on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "[::]", "") else self.host  # noqa: S104
-        return f"http://{host}:{self.port}"
+        """The server's URL on this machine; for a Unix socket `unix:PATH`."""
+        return local_url(self.bind)
 
     def select(self, model: str | None, *, one: bool = False) -> list[ModelConfig]:
         """The models that `--model` names, all without it; `one`: exactly one, or `ConfigError`."""
@@ -155,8 +151,7 @@ class Settings:
         """These settings with some replaced. `names` are what errors call the four."""
         changed = self
         if bind is not None:
-            host, port = _address(names[0], bind)
-            changed = replace(changed, host=host, port=port)
+            changed = replace(changed, bind=_address(names[0], bind))
         if worker is not None and worker != self.worker:
             _check_one_of(names[1], worker, THREADS)
             # the file's number of threads was chosen for the other worker
@@ -211,11 +206,11 @@ def _parse(path: Path, text: str) -> File:
 
 def _settings(path: Path, table: File, text: str) -> Settings:
     server = msgspec.structs.asdict(table.server)
-    host, port = _address("server.bind", server.pop("bind"))
+    server["bind"] = _address("server.bind", server["bind"])
     _check_one_of("server.log_level", server["log_level"], LOG_LEVELS)
     _check_one_of("server.worker", server["worker"], THREADS)
     server["threads"] = server["threads"] or THREADS[server["worker"]]  # UNSET is false
-    return Settings(str(path), _models(path, table.models), host, port, **server, text=text)
+    return Settings(str(path), _models(path, table.models), **server, text=text)
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -275,11 +270,22 @@ def _check_one_of(key: str, value: str, allowed: Iterable[str]) -> None:
         raise ConfigError(key, value, f"one of {', '.join(allowed)}")
 
 
-def _address(key: str, text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
+def _address(key: str, text: str) -> str:
+    if text.startswith(UNIX) and text != UNIX:
+        return text
+    _, _, port = text.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) < 2**16:
-        raise ConfigError(key, text, "HOST:PORT, as in 127.0.0.1:8000")
-    return host, int(port)
+        raise ConfigError(key, text, ADDRESS_ALLOWED)
+    return text
+
+
+def local_url(bind: str) -> str:
+    """The URL on this machine of a server at `HOST:PORT`; `unix:PATH` as it is."""
+    if bind.startswith(UNIX):
+        return bind
+    host, _, port = bind.rpartition(":")
+    host = "127.0.0.1" if host in ("0.0.0.0", "[::]", "") else host  # noqa: S104
+    return f"http://{host}:{int(port)}"
 
 
 def exit_with(error: Exception) -> NoReturn:

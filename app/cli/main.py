@@ -51,7 +51,7 @@ for command in (bench, simulate, tune):
 
 @main.command()
 @CONFIG
-@click.option("--bind", metavar="HOST:PORT", help="Listen here instead of where CONFIG says.")
+@click.option("--bind", metavar="ADDRESS", help="HOST:PORT or unix:PATH, instead of CONFIG's.")
 @click.option("--worker", metavar="NAME", help="gunicorn worker: brim (default) or gthread.")
 @click.option("--workers", metavar="N", help="HTTP processes, or auto.")
 @click.option("--threads", type=int, help="Threads for requests.  [default: brim 16, gthread 256]")

@@ -40,12 +40,12 @@ class Start(msgspec.Struct):
 
     file: str
     text: str
-    bind: str
+    url: str
     import_path: list[str]
 
     def settings(self) -> Settings:
         """The settings. Raises `ConfigError`: files may have changed since the master read them."""
-        return load(self.file, text=self.text).with_flags(bind=self.bind)
+        return load(self.file, text=self.text)
 
 
 class GarbageCollectorPause(Observer):
@@ -77,12 +77,14 @@ class Tell(Observer):
         os.close(self._fd)
 
 
-def make_engine(settings: Settings, observer: Observer) -> InProcessClient:
-    """An engine in this process that shows its start-up in the terminal. It is not started."""
+def make_engine(settings: Settings, observer: Observer, url: str | None = None) -> InProcessClient:
+    """An engine in this process that shows its start-up in the terminal. It is not started. `url`
+    is where the server listens, if that is not what the settings say.
+    """
     console = Console(stderr=True, highlight=False)
     configure_logging(settings.log_level, console)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    display = StartupDisplay(settings, console)
+    display = StartupDisplay(settings, console, url)
     observers = Observers([display, GarbageCollectorPause(), observer])
     engine = InProcessClient(settings.models, observers)
     display.attach(engine)
@@ -100,7 +102,7 @@ def run(listener: int, page: int, told: int) -> None:
         exit_with(error)
 
     def make(observer: Observer) -> InProcessClient:
-        return make_engine(settings, Observers([observer, Tell(told)]))
+        return make_engine(settings, Observers([observer, Tell(told)]), start.url)
 
     drain_s = DRAIN_SHARE * settings.graceful_timeout_s
     server = api.engine_server(make, socket.socket(fileno=listener), page, drain_s)

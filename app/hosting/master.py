@@ -25,7 +25,7 @@ import msgspec
 
 from app.hosting.engine_process import Start
 from app.hosting.workers import choose
-from app.settings import MAX_WORKERS, Settings, exit_with
+from app.settings import MAX_WORKERS, Settings, exit_with, local_url
 from app.worker.balance import UNUSED
 from engine import api
 from engine.api import ConfigError
@@ -43,8 +43,10 @@ END_S: Final = 10.0
 class Engine:
     """One engine's process with its supervisor, as the master sees it."""
 
-    def __init__(self, settings: Settings, folder: str) -> None:
-        """Start it. The supervisor deletes `folder` if the master cannot."""
+    def __init__(self, settings: Settings, folder: str, url: str) -> None:
+        """Start it. The supervisor deletes `folder` if the master cannot. `url` is where the server
+        listens.
+        """
         self.settings = settings
         self.page = api.status_page()
         self._listener = api.listen()
@@ -54,7 +56,7 @@ class Engine:
         self._process = subprocess.Popen(
             [*command, sys.executable, "-c", ENGINE], stdin=subprocess.PIPE, pass_fds=fds
         )
-        start = Start(settings.file, settings.text, settings.bind, sys.path)
+        start = Start(settings.file, settings.text, url, sys.path)
         if self._process.stdin is not None:
             self._process.stdin.write(msgspec.json.encode(start) + b"\n")
             self._process.stdin.flush()
@@ -140,10 +142,18 @@ class Master:
         reason = choice.reason if server.cfg.workers == choice.workers else "as gunicorn was told"
         say(f"{_count(server.cfg.workers, 'HTTP process')} ({reason}), one engine process")
         self.folder = _private_folder()
-        self.engine = Engine(self.settings, self.folder)
+        self.engine = Engine(self.settings, self.folder, self._url(server))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             _before(number, self._end)
         _before(signal.SIGCHLD, self._child_ended)
+
+    def _url(self, server: Any) -> str:
+        """Where gunicorn listens: it may have been told another address, or have got its sockets.
+        With `reuse_port` each worker opens its own.
+        """
+        listens = [str(listener) for listener in server.LISTENERS] or [self.settings.url]
+        scheme, _, bind = listens[0].partition("://")
+        return listens[0] if not bind else local_url(bind).replace("http", scheme, 1)
 
     def _end(self) -> None:
         self._ending = True
@@ -169,21 +179,22 @@ class Master:
         if worker.slot < len(self._counts):
             self._counts[worker.slot] = UNUSED
 
-    def on_reload(self, _server: Any) -> None:
+    def on_reload(self, server: Any) -> None:
         """On SIGHUP: if the file has changed, start its engine beside the old one, and let new
         workers connect to it when it is ready. Otherwise the old one stays.
         """
         before = self.engine
         if before is None or before.settings.text == self.settings.text:
             return
-        new = Engine(self.settings, self.folder)
+        new = Engine(self.settings, self.folder, self._url(server))
         while (outcome := new.outcome()) is None and not self._ending:
             time.sleep(0.05)
         if outcome == "":
             self.engine = new
             before.retire()
             return
-        say(f"the changed configuration is not served: {outcome}; {STAYS}")
+        if outcome is not None:  # else the server ends meanwhile
+            say(f"the changed configuration is not served: {outcome}; {STAYS}")
         self.settings = before.settings
         new.drain()
         new.close()

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from app.http.openapi.parts import example_request
 from app.http.services import VERSION
-from app.settings import Settings
+from app.settings import UNIX, Settings
 from engine.api import Bucket, EngineClient, ModelState, Observer, Signature
 
 log = logging.getLogger("brim.app")
@@ -29,8 +29,9 @@ INLINE_VALUES: Final = 64
 class StartupDisplay(Observer):
     """Shows the start-up of all models, and at its end where the server listens."""
 
-    def __init__(self, settings: Settings, console: Console) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, console: Console, url: str | None = None) -> None:
+        """`url` is where the server listens, if gunicorn was told another address than Brim."""
+        self._url = url or settings.url
         self._console = console
         self._engine: EngineClient | None = None
         self._progress = _progress(console)
@@ -75,13 +76,13 @@ class StartupDisplay(Observer):
 
     def _summarize(self, engine: EngineClient) -> None:
         """The models, the URL, and three commands to try."""
-        lines = _commands(engine, self._settings.url)
+        lines = _commands(engine, self._url)
         if not self._console.is_terminal:
-            log.info("listening on %s; try: %s", self._settings.url, lines[min(1, len(lines) - 1)])
+            log.info("listening on %s; try: %s", self._url, lines[min(1, len(lines) - 1)])
             return
         output = self._console.print
         ready = "ready" if engine.ready else "[bold red]not ready[/]"
-        output(f"\n  [bold]Brim {VERSION}[/] is {ready} on [bold]{self._settings.url}[/]\n")
+        output(f"\n  [bold]Brim {VERSION}[/] is {ready} on [bold]{self._url}[/]\n")
         output(_models_table(engine))
         output("\n  Try:\n")
         for line in lines:
@@ -119,13 +120,16 @@ def _models_table(engine: EngineClient) -> Table:
 
 def _commands(engine: EngineClient, url: str) -> list[str]:
     """Three curl commands: readiness, then inference for up to two models."""
-    lines = [f"curl -s {url}/readyz"]
+    curl = f"curl -s {url}"
+    if url.startswith(UNIX):
+        curl = f"curl -s --unix-socket {url.removeprefix(UNIX)} http://localhost"
+    lines = [f"{curl}/readyz"]
     endpoints = {name: engine.endpoint(name) for name in engine.names}
     ready = [n for n, each in endpoints.items() if each.snapshot().state is ModelState.READY]
     bodies = [(name, example_body(endpoints[name].interface.signature)) for name in ready]
-    lines += [f"curl -s {url}/v2/models/{n}/infer -d '{body}'" for n, body in bodies if body]
+    lines += [f"{curl}/v2/models/{n}/infer -d '{body}'" for n, body in bodies if body]
     if ready:
-        lines += [f"curl -s {url}/v2/models/{ready[0]}", f"curl -s {url}/metrics"]
+        lines += [f"{curl}/v2/models/{ready[0]}", f"{curl}/metrics"]
     return lines[:3]
 
 

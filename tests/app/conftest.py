@@ -52,8 +52,7 @@ def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
     fields: dict[str, Any] = {
         "file": "brim.toml",
         "models": models or (PUPPET,),
-        "host": "127.0.0.1",
-        "port": 8000,
+        "bind": "127.0.0.1:8000",
         "worker": "brim",
         "workers": 1,
         "threads": 16,

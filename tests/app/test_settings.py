@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import MAX_CONNECTIONS, ModelTable, ServerTable, Settings, load
+from app.settings import ADDRESS_ALLOWED, MAX_CONNECTIONS, ModelTable, ServerTable, Settings, load
 from engine.errors import ConfigError
 from engine.models.config import ModelConfig, Source
 
@@ -25,6 +25,7 @@ Write = Callable[[str], Path]
 
 ROOT = Path(__file__).parents[2]
 THREADS_ALLOWED = "a whole number from 2 to 100000; one is kept for probes"
+WORKERS_ALLOWED = '"auto", or a whole number from 1 to 256'
 PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\n'
 DIGITS = '[[models]]\nname = "d"\nfamily = "digits"\n'
 NO_MODEL_KEYS = (
@@ -50,8 +51,7 @@ def test_a_minimal_config_gets_the_defaults(write: Write) -> None:
     assert load(file) == Settings(
         file=str(file),
         models=(ModelConfig(name="p", source=source, base=file.parent),),
-        host="127.0.0.1",
-        port=8000,
+        bind="127.0.0.1:8000",
         worker="brim",
         workers="auto",
         threads=16,
@@ -108,7 +108,7 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         required=False,
         base=file.parent,
     )
-    expected = Settings(str(file), (model,), "0.0.0.0", 9000, "gthread", 3, 8, 1024, 5, 2, "debug")
+    expected = Settings(str(file), (model,), "0.0.0.0:9000", "gthread", 3, 8, 1024, 5, 2, "debug")
     assert load(file) == expected
 
 
@@ -150,8 +150,9 @@ def test_a_model_that_is_not_required_may_have_no_weights(write: Write) -> None:
         (":80", "http://127.0.0.1:80"),
         ("[::]:80", "http://127.0.0.1:80"),
         ("[::1]:80", "http://[::1]:80"),
+        ("unix:/run/brim.sock", "unix:/run/brim.sock"),
     ],
-    ids=["default", "a name", "everywhere", "no host", "everywhere, v6", "v6"],
+    ids=["default", "a name", "everywhere", "no host", "everywhere, v6", "v6", "a file"],
 )
 def test_the_url_can_be_opened_on_this_machine(write: Write, bind: str, url: str) -> None:
     assert load(write(f'[server]\nbind = "{bind}"\n{PUPPET}')).url == url
@@ -175,7 +176,7 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(
     line = f'bind = "{file}"' if file else ""
     variables = {"BRIM_BIND": environment} if environment else {}
     settings = load(write(f"[server]\n{line}\n{PUPPET}"), variables)
-    assert settings.with_flags(bind=flag).host == host
+    assert settings.with_flags(bind=flag).bind.partition(":")[0] == host
 
 
 @pytest.mark.parametrize(
@@ -334,17 +335,17 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         ),
         pytest.param(
             f'[server]\nbind = "nope"\n{PUPPET}',
-            "server.bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+            "server.bind: got 'nope', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
             id="no port",
         ),
         pytest.param(
             f'[server]\nbind = "a:65536"\n{PUPPET}',
-            "server.bind: got 'a:65536', expected HOST:PORT, as in 127.0.0.1:8000",
+            "server.bind: got 'a:65536', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
             id="no such port",
         ),
         pytest.param(
             f'[server]\nbind = "a:-1"\n{PUPPET}',
-            "server.bind: got 'a:-1', expected HOST:PORT, as in 127.0.0.1:8000",
+            "server.bind: got 'a:-1', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
             id="a negative port",
         ),
         pytest.param(
@@ -533,13 +534,15 @@ def test_a_missing_file_is_reported_with_the_systems_reason(tmp_path: Path) -> N
     [
         (
             {"BRIM_BIND": "nope"},
-            "BRIM_BIND: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+            "BRIM_BIND: got 'nope', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
         ),
         ({"BRIM_THREADS": "many"}, f"BRIM_THREADS: got 'many', expected {THREADS_ALLOWED}"),
         ({"BRIM_THREADS": "0"}, f"BRIM_THREADS: got 0, expected {THREADS_ALLOWED}"),
         ({"BRIM_THREADS": "-1"}, f"BRIM_THREADS: got '-1', expected {THREADS_ALLOWED}"),
+        ({"BRIM_WORKERS": "0"}, f"BRIM_WORKERS: got '0', expected {WORKERS_ALLOWED}"),
+        ({"BRIM_WORKERS": "all"}, f"BRIM_WORKERS: got 'all', expected {WORKERS_ALLOWED}"),
     ],
-    ids=["bind", "threads", "no threads", "negative threads"],
+    ids=["bind", "threads", "no threads", "negative threads", "no workers", "workers"],
 )
 def test_a_wrong_variable_is_reported_under_its_own_name(
     write: Write, environment: dict[str, str], line: str
@@ -550,11 +553,16 @@ def test_a_wrong_variable_is_reported_under_its_own_name(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"bind": "nope"}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
+        (
+            {"bind": "nope"},
+            "--bind: got 'nope', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
+        ),
         ({"threads": 0}, f"--threads: got 0, expected {THREADS_ALLOWED}"),
+        ({"bind": "unix:"}, f"--bind: got 'unix:', expected {ADDRESS_ALLOWED}"),
         ({"worker": "sync"}, "--worker: got 'sync', expected one of brim, gthread"),
+        ({"workers": "257"}, f"--workers: got '257', expected {WORKERS_ALLOWED}"),
     ],
-    ids=["bind", "threads", "worker"],
+    ids=["bind", "threads", "a file without a name", "worker", "workers"],
 )
 def test_a_wrong_flag_is_reported_under_its_own_name(
     write: Write, flags: dict[str, object], line: str
@@ -562,6 +570,27 @@ def test_a_wrong_flag_is_reported_under_its_own_name(
     with pytest.raises(ConfigError) as refused:
         load(write(PUPPET)).with_flags(**flags)
     assert str(refused.value) == line
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "flag", "workers"),
+    [
+        (None, None, None, "auto"),
+        ('"auto"', None, None, "auto"),
+        ("3", None, None, 3),
+        ("3", "4", None, 4),
+        ("3", "4", "5", 5),
+        ("3", "4", "auto", "auto"),
+        ("3", "", None, 3),
+    ],
+)
+def test_the_number_of_workers_is_the_one_said_last(
+    write: Write, file: str | None, environment: str | None, flag: str | None, workers: object
+) -> None:
+    line = f"workers = {file}" if file else ""
+    variables = {"BRIM_WORKERS": environment} if environment is not None else {}
+    settings = load(write(f"[server]\n{line}\n{PUPPET}"), variables)
+    assert settings.with_flags(workers=flag).workers == workers
 
 
 KEYS = st.sampled_from(["models", "server", "bind", "threads", "name", "rows", "family", "x"])

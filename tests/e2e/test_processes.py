@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -395,3 +396,42 @@ def test_without_shared_memory_the_engine_is_in_the_http_process(
     assert len(psutil.Process(server.process.pid).children(recursive=True)) == 1
     assert server.stop() == 0
     assert (ROOT / "configs").exists()
+
+
+# --- where it listens -----------------------------------------------------------------------------
+
+
+def status_over(path: Path) -> int:
+    """The status of `/readyz` at a Unix socket; 0 without a server."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /readyz HTTP/1.1\r\nHost: brim\r\nConnection: close\r\n\r\n")
+            return int(client.makefile("rb").readline().split()[1])
+    except OSError:
+        return 0
+
+
+def test_a_unix_socket_is_served_and_named(
+    tmp_path: Path, start: Callable[..., Server], digits_config: Path
+) -> None:
+    path = tmp_path / "brim.sock"
+    brim = [str(BIN / "brim"), "serve", str(digits_config), "--bind", f"unix:{path}"]
+    server = start(digits_config, *brim)
+    server.until(lambda: status_over(path) == 200, "readiness")
+    assert f"listening on unix:{path}; try: curl -s --unix-socket {path} http://localhost/v2" in (
+        server.log
+    )
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_the_address_that_gunicorn_was_given_is_named(
+    start: Callable[..., Server], digits_config: Path
+) -> None:
+    gunicorn = [str(BIN / "gunicorn"), "-c", "configs/gunicorn.py", "-b", "[::1]:{port}"]
+    server = start(digits_config, *gunicorn, "app.wsgi:app", BRIM_CONFIG=str(digits_config))
+    server.url = f"http://[::1]:{server.port}"
+    server.until(server.ready, "readiness")
+    assert f"listening on {server.url}; try: curl -s {server.url}/v2" in server.log
+    assert server.stop() == 0

@@ -133,10 +133,10 @@ def test_a_path_is_printed_unchanged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "environment", "bind"),
     [
-        ([], {}, ("file", 1, 4)),
-        ([], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("env", 2, 5)),
-        (["--bind", "flag:3", "--threads", "6"], {}, ("flag", 3, 6)),
-        (["--bind", "flag:3"], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("flag", 3, 5)),
+        ([], {}, ("file:1", 4)),
+        ([], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("env:2", 5)),
+        (["--bind", "flag:3", "--threads", "6"], {}, ("flag:3", 6)),
+        (["--bind", "flag:3"], {"BRIM_BIND": "env:2", "BRIM_THREADS": "5"}, ("flag:3", 5)),
     ],
     ids=["file", "environment", "flags", "each overrides what it sets"],
 )
@@ -145,13 +145,13 @@ def test_serve_takes_flags_before_environment_before_file(
     started: list[Settings],
     flags: list[str],
     environment: dict[str, str],
-    bind: tuple[str, int, int],
+    bind: tuple[str, int],
 ) -> None:
     file = write(f'[server]\nbind = "file:1"\nthreads = 4\n{PUPPET}')
     result = brim("serve", file, *flags, **environment)
     assert (result.exit_code, result.output) == (0, "")
     (settings,) = started
-    assert (settings.host, settings.port, settings.threads) == bind
+    assert (settings.bind, settings.threads) == bind
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
@@ -171,7 +171,11 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
 @pytest.mark.parametrize(
     ("flags", "environment", "line"),
     [
-        (["--bind", "nope"], {}, "--bind: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000"),
+        (
+            ["--bind", "nope"],
+            {},
+            "--bind: got 'nope', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
+        ),
         (
             ["--threads", "0"],
             {},
@@ -180,7 +184,7 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
         (
             [],
             {"BRIM_BIND": "nope"},
-            "BRIM_BIND: got 'nope', expected HOST:PORT, as in 127.0.0.1:8000",
+            "BRIM_BIND: got 'nope', expected HOST:PORT or unix:PATH, as in 127.0.0.1:8000",
         ),
     ],
     ids=["bind", "threads", "environment"],

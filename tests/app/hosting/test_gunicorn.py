@@ -44,8 +44,7 @@ def test_gunicorns_options_follow_from_the_settings(
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/shm")
     options = hosting.gunicorn_options(
         settings_of(
-            host="h",
-            port=1,
+            bind="h:1",
             worker=worker,
             workers=3,
             threads=99,
@@ -101,7 +100,7 @@ def no_master(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gunicorn_knows_every_option() -> None:
-    server = hosting.Server(lambda: settings_of(threads=8, port=1, workers=5))
+    server = hosting.Server(lambda: settings_of(threads=8, bind="127.0.0.1:1", workers=5))
     assert server.cfg.threads == 8
     assert server.cfg.workers == 5
     assert server.cfg.address == [("127.0.0.1", 1)]
@@ -119,6 +118,23 @@ def test_the_config_file_for_gunicorn_has_the_options_of_brim_serve(
     assert master is not None
     assert hosting.master_options(master).items() <= loaded.items()
     assert loaded["bind"] == "env:7"
+
+
+# --- the address ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("listeners", "url"),
+    [
+        (["http://0.0.0.0:81"], "http://127.0.0.1:81"),
+        (["https://[::1]:81", "http://127.0.0.1:82"], "https://[::1]:81"),
+        (["unix:/run/brim.sock"], "unix:/run/brim.sock"),
+        ([], "http://127.0.0.1:8000"),
+    ],
+    ids=["everywhere", "several", "a file", "each worker has its own"],
+)
+def test_the_url_is_that_of_gunicorns_first_socket(listeners: list[str], url: str) -> None:
+    assert Master(settings_of)._url(SimpleNamespace(LISTENERS=listeners)) == url
 
 
 # --- reading the file again -----------------------------------------------------------------------

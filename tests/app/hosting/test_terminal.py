@@ -66,7 +66,9 @@ def show() -> Iterator[Show]:
     """Start models with these names and record what is printed."""
     engines: list[InProcessClient] = []
 
-    def start(*names: str, tty: bool = True, required: bool = True) -> Shown:
+    def start(
+        *names: str, tty: bool = True, required: bool = True, url: str | None = None
+    ) -> Shown:
         configs = [puppet_config(name=name, rows=(2, 4), required=required) for name in names]
         screen = io.StringIO()
         console = Console(
@@ -76,7 +78,7 @@ def show() -> Iterator[Show]:
             color_system=None,
             _environ={"TERM": "xterm"},
         )
-        display = StartupDisplay(settings_of(*configs), console)
+        display = StartupDisplay(settings_of(*configs), console, url)
         engine = InProcessClient(
             configs,
             display,
@@ -113,6 +115,18 @@ def test_the_summary_has_three_commands_to_copy(show: Show) -> None:
         f"curl -s {URL}/v2/models/puppet/infer -d '{body}'",
         f"curl -s {URL}/v2/models/puppet",
     ]
+
+
+def test_the_address_is_the_one_that_gunicorn_listens_on(show: Show) -> None:
+    shown = show("puppet", url="https://[::1]:9")
+    assert "is ready on https://[::1]:9" in shown.text
+    assert shown.curls[0] == "curl -s https://[::1]:9/readyz"
+
+
+def test_for_a_unix_socket_the_commands_name_its_file(show: Show) -> None:
+    shown = show("puppet", url="unix:/run/brim.sock")
+    assert "is ready on unix:/run/brim.sock" in shown.text
+    assert shown.curls[0] == "curl -s --unix-socket /run/brim.sock http://localhost/readyz"
 
 
 def test_with_two_models_each_has_its_command(show: Show) -> None:
