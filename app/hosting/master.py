@@ -2,7 +2,8 @@
 
 In order: `on_starting` checks gunicorn's options; `when_ready` starts the engine's process; each
 worker is forked with a slot of its own and connects to the engine; on SIGHUP the file is read
-again, and a changed one is served when its engine is ready. The master never imports JAX.
+again, and a changed one is served when its engine is ready. After SIGUSR2 the new master forks its
+workers when its engine is ready. The master never imports JAX.
 """
 
 from __future__ import annotations
@@ -146,6 +147,19 @@ class Master:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             _before(number, self._end)
         _before(signal.SIGCHLD, self._child_ended)
+        if server.master_pid:  # after SIGUSR2 another server still answers on these sockets
+            outcome = self._wait(self.engine)
+            if outcome:
+                say(f"this server does not take over: {outcome}")
+                self.engine.drain()
+                self.on_exit(server)
+                raise SystemExit(1)
+
+    def _wait(self, engine: Engine) -> str | None:
+        """The outcome of an engine's start-up; None if the server ends before."""
+        while (outcome := engine.outcome()) is None and not self._ending:
+            time.sleep(0.05)
+        return outcome
 
     def _url(self, server: Any) -> str:
         """Where gunicorn listens: it may have been told another address, or have got its sockets.
@@ -187,8 +201,7 @@ class Master:
         if before is None or before.settings.text == self.settings.text:
             return
         new = Engine(self.settings, self.folder, self._url(server))
-        while (outcome := new.outcome()) is None and not self._ending:
-            time.sleep(0.05)
+        outcome = self._wait(new)
         if outcome == "":
             self.engine = new
             before.retire()

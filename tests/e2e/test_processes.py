@@ -377,6 +377,33 @@ def test_sighup_with_a_mistake_in_the_file_changes_nothing(
     assert value_of(brim.ask(2.0)) == 4.0
 
 
+def test_after_sigusr2_the_new_server_takes_over_when_its_engine_is_ready(brim: Processes) -> None:
+    brim.gate.touch()
+    old = psutil.Process(brim.server.process.pid)
+    load = Load(brim)
+    old.send_signal(signal.SIGUSR2)
+
+    def masters() -> list[psutil.Process]:
+        titles = [(p, " ".join(p.cmdline())) for p in old.children() if p.is_running()]
+        return [process for process, title in titles if "gunicorn: master" in title]
+
+    def workers(process: psutil.Process) -> list[psutil.Process]:
+        return [p for p in process.children() if "gunicorn: worker" in " ".join(p.cmdline())]
+
+    brim.server.until(lambda: any(workers(new) for new in masters()), "workers of the new master")
+    (new,) = masters()
+    family = [new, *new.children(recursive=True)]
+    load.stop()
+    assert set(load.statuses) == {200}
+    assert brim.server.stop() == 0
+    assert value_of(brim.ask(6.0)) == 12.0
+    new.terminate()
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not gone(family) and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    assert gone(family)
+
+
 # --- other systems --------------------------------------------------------------------------------
 
 HIDE = "import os\ndel os.memfd_create, os.eventfd\n"
