@@ -7,7 +7,6 @@ engine's process; SIGTERM starts its drain (`post_worker_init`); when it has sen
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 import gunicorn.app.base
 from flask import Flask
 
-from app.hosting.master import Master
+from app.hosting.master import Master, memory_folder
 from app.hosting.process import PROCESS, build, settings_of_environment
 from app.hosting.workers import choose
 from app.settings import MAX_CONNECTIONS, Settings
@@ -60,7 +59,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "keepalive": settings.keepalive_s,
         "graceful_timeout": settings.graceful_timeout_s,
         # the heartbeat is a file: on a disk it may block, and a container's root may be read-only
-        "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+        "worker_tmp_dir": memory_folder(),
         "preload_app": False,
         "control_socket_disable": True,
         "proc_name": "brim",

@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 
 from app.hosting.engine_process import Start
+from app.hosting.supervisor import say
 from app.hosting.workers import choose
 from app.settings import MAX_WORKERS, Settings, exit_with, local_url
 from app.worker.balance import UNUSED
@@ -142,7 +143,8 @@ class Master:
         choice = choose(self.settings)
         reason = choice.reason if server.cfg.workers == choice.workers else "as gunicorn was told"
         say(f"{_count(server.cfg.workers, 'HTTP process')} ({reason}), one engine process")
-        self.folder = _private_folder()
+        # for the workers' metrics; only this user can read it
+        self.folder = tempfile.mkdtemp(prefix="brim-", dir=memory_folder())
         self.engine = Engine(self.settings, self.folder, self._url(server))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             _before(number, self._end)
@@ -239,13 +241,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 'es'}"
 
 
-def say(text: str) -> None:
-    """One line for the operator."""
-    sys.stderr.write(f"brim: {text}\n")
-    sys.stderr.flush()
-
-
-def _private_folder() -> str:
-    """A folder for the workers' metrics that only this user can read."""
-    memory = "/dev/shm"  # noqa: S108
-    return tempfile.mkdtemp(prefix="brim-", dir=memory if os.access(memory, os.W_OK) else None)
+def memory_folder() -> str | None:
+    """Where files are memory and no disk: the system's folder for it, if this process may write."""
+    folder = "/dev/shm"  # noqa: S108
+    return folder if os.access(folder, os.W_OK) else None

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -234,14 +234,21 @@ def notify(results: Sequence[PendingResult]) -> None:
         for finished, group in by_recorder.items():
             finished(group)
     finally:
-        by_listener: dict[Listener, list[PendingResult]] = {}
-        for result in results:
-            listener = result._set_ready()
-            if listener is not None:
-                by_listener.setdefault(listener, []).append(result)
-        with ExitStack() as listeners:  # each is called, also where another raises
-            for listener, group in by_listener.items():
-                listeners.callback(listener, group)
+        call_listeners((result._set_ready(), result) for result in results)
+
+
+T = TypeVar("T")
+
+
+def call_listeners(listened: Iterable[tuple[Callable[[Sequence[T]], object] | None, T]]) -> None:
+    """Call each listener once, with all of its results, when all pairs are known."""
+    by_listener: dict[Callable[[Sequence[T]], object], list[T]] = {}
+    for listener, result in listened:
+        if listener is not None:
+            by_listener.setdefault(listener, []).append(result)
+    with ExitStack() as listeners:  # each is called, also where another raises
+        for listener, group in by_listener.items():
+            listeners.callback(listener, group)
 
 
 def fail_all(outcomes: Iterable[tuple[PendingResult, BrimError]]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.errors import QueueFull, Shed
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import Arrays, Extent
+from engine.scheduling.admission import AdmissionProbe
 
 
 @dataclass(slots=True, eq=False)
@@ -35,3 +37,15 @@ class Request:
         # the scheduler and the staging read these for every batch
         self.rows = self.extent.rows
         self.inputs = self.prepared.inputs
+
+
+def queue_full(rows: int, waiting: int, drain_s: float) -> QueueFull:
+    """The refusal of rows behind so many others, which the device needs `drain_s` seconds for."""
+    return QueueFull(f"{rows} rows do not fit: {waiting} wait already", drain_s)
+
+
+def shed(request: Request | AdmissionProbe, lateness_s: float, waiting: int) -> Shed:
+    """The refusal of a request that would be answered `lateness_s` seconds too late."""
+    allowed = request.deadline - request.enqueued_at
+    problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
+    return Shed(f"{problem} {allowed + lateness_s:.3g} s, {waiting} rows are waiting", lateness_s)

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.errors import BrimError, ModelFailed, QueueFull, Shed, ShuttingDown
+from engine.errors import BrimError, ModelFailed, ShuttingDown
 from engine.runtime.device_group import DeviceGroup
 from engine.runtime.pending import PendingResult, fail_all
-from engine.runtime.request import Request
+from engine.runtime.request import Request, queue_full, shed
 from engine.scheduling.admission import AdmissionProbe, Quote
 from engine.scheduling.scheduler import Expire, Launch, Scheduler, Stop, Wait
 from engine.telemetry.snapshots import LoadSnapshot
@@ -97,15 +97,11 @@ class WorkQueue:
         if scheduler.queue.closed:
             return ShuttingDown("the server is shutting down", 1.0)
         if not scheduler.has_room(request.rows):
-            problem = f"{request.rows} rows do not fit: {waiting} wait already"
-            return QueueFull(problem, scheduler.drain_seconds(now))
+            return queue_full(request.rows, waiting, scheduler.drain_seconds(now))
         quote = scheduler.quote(request, now)
         if quote.lateness_s <= 0:
             return quote
-        allowed = request.deadline - request.enqueued_at
-        problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
-        took = f"{allowed + quote.lateness_s:.3g} s, {waiting} rows are waiting"
-        return Shed(f"{problem} {took}", quote.lateness_s)
+        return shed(request, quote.lateness_s, waiting)
 
     def _model_failed(self) -> ModelFailed:
         return ModelFailed(f"model {self._name!r} has failed: {self._failure}")

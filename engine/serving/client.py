@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from engine.compilation.interface import Compiler
-from engine.errors import ConfigError, UnknownModel, UnknownVersion
+from engine.errors import ConfigError
 from engine.models.config import ModelConfig
 from engine.models.model import Model, ModelState
 from engine.models.tensors import Arrays
 from engine.runtime.device_group import DeviceGroup
 from engine.serving.bring_up import Toolchain
 from engine.serving.endpoint import Endpoint
-from engine.serving.version import FIRST_VERSION
+from engine.serving.version import find
 from engine.telemetry.events import Observer, Observers
 from engine.telemetry.snapshots import EngineSnapshot, EngineStatus
 
@@ -157,12 +157,7 @@ class InProcessClient:
 
     def endpoint(self, name: str, version: str | None = None) -> Endpoint:
         """A configured model. Raises `UnknownModel` or `UnknownVersion`."""
-        endpoint = self._endpoints.get(name)
-        if endpoint is None:
-            raise UnknownModel(name, self.names)
-        if version is not None and version != FIRST_VERSION:
-            raise UnknownVersion(name, version, FIRST_VERSION)
-        return endpoint
+        return find(self._endpoints, name, version)
 
     def infer(
         self, name: str, inputs: Arrays, timeout_s: float | None = None, priority: int = 0

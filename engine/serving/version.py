@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
+from engine.errors import UnknownModel, UnknownVersion
 from engine.models.processor import HostProcessor
 from engine.models.signature import Signature
 from engine.runtime.device_group import Replica
@@ -35,3 +37,16 @@ class LoadedVersion:
     interface: ModelInterface
     replica: Replica
     costs: CostTable
+
+
+E = TypeVar("E")
+
+
+def find(endpoints: Mapping[str, E], name: str, version: str | None) -> E:
+    """The endpoint of a configured model. Raises `UnknownModel` or `UnknownVersion`."""
+    endpoint = endpoints.get(name)
+    if endpoint is None:
+        raise UnknownModel(name, tuple(endpoints))
+    if version is not None and version != FIRST_VERSION:
+        raise UnknownVersion(name, version, FIRST_VERSION)
+    return endpoint

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from engine.errors import BrimError, EngineLost, ModelFailed, QueueFull, Refused, Shed
+from engine.errors import BrimError, EngineLost, ModelFailed, Refused
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
 from engine.models.tensors import Arrays
-from engine.runtime.request import Request
+from engine.runtime.request import Request, queue_full, shed
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.costs.cost_table import CostTable
 from engine.serving.lifecycle import refusal
@@ -135,17 +135,12 @@ class RemoteEndpoint:
             load, at = known
             waiting = load.queued_rows
             if waiting + request.rows > self.config.max_queue_rows:
-                problem = f"{request.rows} rows do not fit: {waiting} wait already"
-                return QueueFull(problem, load.drain_s)
+                return queue_full(request.rows, waiting, load.drain_s)
             last = (load.last_priority, load.last_deadline)
             if waiting and (request.priority, request.deadline) >= last:
                 finish_at = max(finish_at, at + load.drain_s)
         late_s = finish_at - request.deadline
-        if late_s <= 0:
-            return None
-        allowed = request.deadline - request.enqueued_at
-        problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
-        return Shed(f"{problem} {allowed + late_s:.3g} s, {waiting} rows are waiting", late_s)
+        return None if late_s <= 0 else shed(request, late_s, waiting)
 
     def _fastest(self, request: Request | AdmissionProbe) -> float:
         """When it would be answered if the device were free."""

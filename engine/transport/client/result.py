@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded
 from engine.models.processor import Prepared
 from engine.models.tensors import Arrays
+from engine.runtime.pending import call_listeners
 from engine.runtime.request import Request
 from engine.transport.protocol.layout import Layout, unpack
 from engine.transport.protocol.memory import Block, SharedMemory
@@ -238,11 +238,4 @@ Listener: TypeAlias = Callable[[Sequence[RemoteResult]], object]
 
 def notify(results: Sequence[RemoteResult]) -> None:
     """Wake the waiters of results that became ready, and call each listener once."""
-    by_listener: dict[Listener, list[RemoteResult]] = {}
-    for result in results:
-        listener = result.notified()
-        if listener is not None:
-            by_listener.setdefault(listener, []).append(result)
-    with ExitStack() as listeners:  # each is called, also where another raises
-        for listener, group in by_listener.items():
-            listeners.callback(listener, group)
+    call_listeners((result.notified(), result) for result in results)

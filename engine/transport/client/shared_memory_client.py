@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from engine.errors import BrimError, EngineLost, ShuttingDown, UnknownModel, UnknownVersion
+from engine.errors import BrimError, EngineLost, ShuttingDown
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
-from engine.serving.version import FIRST_VERSION
+from engine.serving.version import find
 from engine.telemetry.snapshots import (
     EngineSnapshot,
     EngineStatus,
@@ -218,12 +218,7 @@ class SharedMemoryClient:
 
     def endpoint(self, name: str, version: str | None = None) -> RemoteEndpoint:
         """A configured model. Raises `UnknownModel` or `UnknownVersion`."""
-        endpoint = self._endpoints.get(name)
-        if endpoint is None:
-            raise UnknownModel(name, self.names)
-        if version is not None and version != FIRST_VERSION:
-            raise UnknownVersion(name, version, FIRST_VERSION)
-        return endpoint
+        return find(self._endpoints, name, version)
 
     def coalesce(self) -> Coalescing:
         """Requests that one thread submits inside reach the engine together, at the end."""

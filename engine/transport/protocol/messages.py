@@ -185,8 +185,6 @@ class _Long(msgspec.Struct, tag=True):
     size: int
 
 
-ToEngine: TypeAlias = Hello | Withdraw | Refused | Parcel | Ask | Accept | _Long
-FromEngine: TypeAlias = Offer | Parcel | Answer | _Long
 Message: TypeAlias = Hello | Withdraw | Refused | Parcel | Ask | Accept | Offer | Answer | _Long
 
 _DECODER: Final = msgspec.msgpack.Decoder(Message)

@@ -122,6 +122,7 @@ class EngineServer(Observer):
 
     def _woken(self, _events: int) -> None:
         os.eventfd_read(self._wakeup)
+        self._offers.extend()
         self._next_write = 0.0
 
     def _watch(self, fd: int, handler: Callable[[int], object], events: int = 0) -> None:
@@ -137,7 +138,6 @@ class EngineServer(Observer):
                     handler = self._handlers.get(fd)
                     if handler is not None:  # an earlier event may have closed it
                         handler(events)
-            self._offers.extend()
         self._write_page()
 
     def _write_page(self) -> None:
