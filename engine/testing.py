@@ -72,7 +72,7 @@ class PuppetExecutable:
     """The executable of one bucket, controlled by a test.
 
     Every launch releases `started`. After `hold()`, every call of an execution's `result` releases
-    `entered` and waits for `proceed`. With `quick` it has finished when `launch`
+    `entered` and waits for `proceed`, until `free()`. With `quick` it has finished when `launch`
     returns. `fail_launch` and `fail_result` are raised when set. `launched` keeps the staged inputs
     of every launch, `weights` the weights of the last.
     """
@@ -92,8 +92,15 @@ class PuppetExecutable:
         self.weights: Weights | None = None
 
     def hold(self) -> None:
-        """From now on, executions wait for the test."""
+        """From now on, executions wait for the test; those that have entered are forgotten."""
+        while self.entered.acquire(blocking=False):
+            pass
         self.held = True
+
+    def free(self) -> None:
+        """From now on, nothing waits; what waits goes on."""
+        self.held = False
+        self.proceed.release(1000)
 
     def launch(self, weights: Weights, inputs: Arrays) -> Execution:
         """Start; `result` computes the outputs."""
@@ -134,6 +141,7 @@ class PuppetCompiler:
         self.executables: dict[Bucket, PuppetExecutable] = {}
         self.gate: threading.Semaphore | None = None
         self.fail: BaseException | None = None
+        self._lock = threading.Lock()  # a test frees it while the engine compiles
 
     def __call__(self, _model: Model) -> PuppetCompiler:
         """The engine calls it to get a compiler: itself."""
@@ -145,13 +153,27 @@ class PuppetCompiler:
             self.gate.acquire()
         if self.fail is not None:
             raise self.fail
-        self.executables[bucket] = PuppetExecutable(self.function)
-        return self.executables[bucket]
+        executable = PuppetExecutable(self.function)
+        with self._lock:
+            self.executables[bucket] = executable
+        return executable
+
+    def made(self) -> list[PuppetExecutable]:
+        """The puppets so far."""
+        with self._lock:
+            return list(self.executables.values())
 
     def hold(self) -> None:
-        """From now on, all executables wait for the test."""
-        for executable in self.executables.values():
+        """From now on, all executables wait for the test; see `PuppetExecutable.hold`."""
+        for executable in self.made():
             executable.hold()
+
+    def free(self) -> None:
+        """Let everything run from now on, compilations too."""
+        if self.gate is not None:
+            self.gate.release(1000)
+        for executable in self.made():
+            executable.free()
 
 
 class RecordingObserver(Observer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
 import sys
@@ -33,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
         elif folder.endswith(DEVICE_ROOMS):
             item.add_marker(pytest.mark.device)
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a failed test has left must not keep the process for ever: it ends with 1."""
+    faulthandler.dump_traceback_later(60, exit=True)
 
 
 @pytest.fixture(autouse=True)

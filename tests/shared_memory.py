@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from engine.models.config import ModelConfig
@@ -62,7 +63,7 @@ class Rig:
             )
 
         self.server = EngineServer(make, self.listener.dup(), self.page, drain_s=PATIENCE_S)
-        self.thread = threading.Thread(target=self.server.run, name="engine's server")
+        self.thread = threading.Thread(target=self.server.run, name="brim-server", daemon=True)
         self.thread.start()
 
     def connect(self, *, wait: bool = True) -> SharedMemoryClient:
@@ -121,18 +122,11 @@ class Rig:
 
     def hold(self) -> None:
         """Let the device wait for the test; what warm-up counted is forgotten."""
-        for executable in self.compiler.executables.values():
-            while executable.entered.acquire(blocking=False):
-                pass
-            executable.hold()
+        self.compiler.hold()
 
     def release(self) -> None:
         """Let everything run from now on."""
-        if self.compiler.gate is not None:
-            self.compiler.gate.release(1000)
-        for executable in self.compiler.executables.values():
-            executable.held = False
-            executable.proceed.release(1000)
+        self.compiler.free()
 
     def free_bytes(self, client: SharedMemoryClient | None = None) -> int:
         """Free bytes of the slab of a client that is connected."""
@@ -156,10 +150,11 @@ class Rig:
 
     def close(self) -> None:
         """End everything."""
-        self.release()
-        for client in self.clients:
-            client.close(PATIENCE_S)
-        self.server.stop()
-        self.thread.join(PATIENCE_S)
-        self.listener.close()
+        with ExitStack() as steps:  # each is taken, whatever another one raises
+            steps.callback(self.listener.close)
+            steps.callback(self.thread.join, PATIENCE_S)
+            steps.callback(self.server.stop)
+            for client in self.clients:
+                steps.callback(client.close, PATIENCE_S)
+            steps.callback(self.release)
         assert not self.thread.is_alive()

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,8 +116,6 @@ class Served:
 
     def hold(self) -> None:
         """Let the device wait for the test; what warm-up counted is forgotten."""
-        while self.device.entered.acquire(blocking=False):
-            pass
         self.device.hold()
 
     def wait_on_device(self) -> None:
@@ -125,11 +124,7 @@ class Served:
 
     def release(self) -> None:
         """Let everything run from now on."""
-        if self.compiler.gate is not None:
-            self.compiler.gate.release(1000)
-        for executable in self.compiler.executables.values():
-            executable.held = False
-            executable.proceed.release(1000)
+        self.compiler.free()
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until it holds: the page of an engine elsewhere is written a moment later."""
@@ -265,11 +260,12 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
     yield start
     for served in started:
         served.release()
-        for rig in rigs:
-            rig.close()
-        served.engine.close()
-        served.pool.shutdown()
-        served.disconnects.close()
+        with ExitStack() as steps:  # each is taken, whatever another one raises
+            steps.callback(served.disconnects.close)
+            steps.callback(served.pool.shutdown)
+            steps.callback(served.engine.close)
+            for rig in rigs:
+                steps.callback(rig.close)
     assert not [said for one in broken for said in one]
 
 

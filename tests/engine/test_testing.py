@@ -81,6 +81,21 @@ def test_a_compiler_gives_out_one_puppet_a_bucket_and_can_hold_them_all() -> Non
     compiler.hold()
     assert small.held
     assert large.held
+    compiler.free()
+    assert not small.held
+    assert not large.held
+
+
+def test_a_compiler_is_held_and_freed_while_an_engine_compiles() -> None:
+    compiler = PuppetCompiler()
+    compiling = threading.Thread(
+        target=lambda: [compiler.compile(Bucket(size)) for size in range(1, 3000)]
+    )
+    compiling.start()
+    while compiling.is_alive():
+        compiler.hold()
+        compiler.free()
+    assert len(compiler.made()) == 2999
 
 
 def test_a_compiler_waits_at_its_gate_and_fails_when_it_is_told_to() -> None:

@@ -213,8 +213,7 @@ class Rig:
     def free(self) -> None:
         """Let every batch end that is held now or later."""
         for puppet in self.devices.values():
-            puppet.held = False
-            puppet.proceed.release(1000)
+            puppet.free()
 
     def quiet(self) -> None:
         """Wait until the dispatcher's thread has seen everything and sleeps."""

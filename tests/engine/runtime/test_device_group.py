@@ -285,8 +285,7 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
     assert abs(order.count(1) - 24) <= 1
     assert order.count(0) + order.count(1) == 32
     for device in devices:
-        device.held = False
-        device.proceed.release(1000)
+        device.free()
     for each in threads:
         each.close(PATIENCE_S)
 

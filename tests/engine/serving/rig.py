@@ -108,8 +108,6 @@ class Life:
 
     def hold(self) -> None:
         """Let the device wait for the test; what it reported during verification is forgotten."""
-        while self.device.entered.acquire(blocking=False):
-            pass
         self.device.hold()
 
     def occupy(self) -> PendingResult:
@@ -121,9 +119,7 @@ class Life:
 
     def free(self) -> None:
         """Let every batch end that is held now or later."""
-        for puppet in self.compiler.executables.values():
-            puppet.held = False
-            puppet.proceed.release(1000)
+        self.compiler.free()
 
 
 LifeMaker = Callable[..., Life]

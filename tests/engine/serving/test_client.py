@@ -89,16 +89,12 @@ class Rig:
         return self.snapshot(name).activity.counts
 
     def puppets(self) -> list[PuppetExecutable]:
-        return [p for c in self.compilers.values() for p in c.executables.values()]
+        return [puppet for compiler in self.compilers.values() for puppet in compiler.made()]
 
     def free(self) -> None:
         """Let everything go that is held."""
         for compiler in self.compilers.values():
-            if compiler.gate is not None:
-                compiler.gate.release(100)
-        for puppet in self.puppets():
-            puppet.held = False
-            puppet.proceed.release(100)
+            compiler.free()
 
 
 RigMaker = Callable[..., Rig]

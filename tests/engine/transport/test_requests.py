@@ -269,7 +269,7 @@ def test_a_form_that_does_not_fit_is_refused_before_it_is_sent(hooked: Rig) -> N
 
 
 def test_a_failed_batch_is_the_outcome_of_its_requests(rig: Rig) -> None:
-    for executable in rig.compiler.executables.values():
+    for executable in rig.compiler.made():
         executable.fail_result = RuntimeError("the device is gone")
     error = error_of(rig.submit(1.0))
     assert type(error) is ExecutionFailed
