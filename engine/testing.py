@@ -225,8 +225,9 @@ class RecordingObserver(Observer):
         self._note("compiled_after_ready")
 
     @override
-    def queued(self, model: str, rows: int) -> None:
-        self._note("queued", model, rows)
+    def queued(self, model: str, requests: int) -> None:
+        for _ in range(requests):
+            self._note("queued", model)
 
     @override
     def refused(self, model: str, rows: int, error: BrimError) -> None:

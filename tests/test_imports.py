@@ -48,7 +48,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "numpy": """
         app.cli app.http.codecs engine.compilation engine.models engine.runtime
         engine.scheduling.costs.bucket_policy engine.testing engine.transport.protocol
-        engine.warmup
+        engine.transport.server.blocks engine.warmup
     """,
     "orjson": "app.cli.bench app.http.codecs",
     "os": """

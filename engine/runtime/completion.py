@@ -12,16 +12,15 @@ import numpy as np
 from engine.compilation.interface import Execution
 from engine.errors import ExecutionFailed, NonFiniteOutput
 from engine.models.signature import Signature
-from engine.models.tensors import Array, Arrays, TensorSpec
-from engine.runtime.pending import PendingResult, fail_all, notify
-from engine.runtime.staging import scatter
+from engine.models.tensors import Arrays, TensorSpec
+from engine.runtime.pending import Origin, Part, Pending, fail_all, notify
 from engine.runtime.work_queue import Dispatch, WorkQueue
 from engine.telemetry.events import BatchReport
 
 log = logging.getLogger("brim.engine")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would double the cost of making one
 class InFlight:
     """One launched batch. `execution` is None if it could not start, for `failure`."""
 
@@ -85,18 +84,11 @@ class Completion:
         execute_s = self._queue.complete(
             dispatch, batch.launched_at, completed_at, failed=failure is not None
         )
-        parts: list[dict[str, Array]] = []
-        if failure is None:
-            try:
-                launch = dispatch.launch
-                parts = scatter(launch.bucket, self._specs, outputs, launch.slices)
-            except Exception as error:
-                failure = error
         for result in dispatch.results:
-            result.trace.computed_at = completed_at
+            result.computed_at = completed_at
         if failure is None:
-            self._set_results(dispatch, outputs, parts)
-        else:
+            failure = self._set_results(dispatch, outputs)
+        if failure is not None:
             log.error("a batch of model %s failed", self._name, exc_info=failure)
             fail_all((result, _batch_failed(failure)) for result in dispatch.results)
             for result in dispatch.results:
@@ -119,24 +111,37 @@ class Completion:
         )
         self._batch_done(report)
 
-    def _set_results(self, dispatch: Dispatch, outputs: Arrays, parts: Sequence[Arrays]) -> None:
-        launch = dispatch.launch
-        # checking all rows at once costs as much as checking one; single rows are rarely checked
-        real_rows = {name: rows[: launch.rows] for name, rows in outputs.items()}
-        all_finite = _nonfinite(self._specs, real_rows) is None
-        ready: list[PendingResult] = []
+    def _set_results(self, dispatch: Dispatch, outputs: Arrays) -> Exception | None:
+        """Hand the outputs over, each origin's together. Returns why that failed."""
+        bucket, ready = dispatch.launch.bucket, list[Pending]()
+        failure: Exception | None = None
         try:
-            for result, row_slice, part in zip(dispatch.results, launch.slices, parts, strict=True):
-                bad = None if all_finite else _nonfinite(self._specs, part)
-                if bad is not None:
-                    problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
-                    result.fail(NonFiniteOutput(problem))
-                    self._queue.withdraw(result.request)  # if it was split, the rest need not run
-                elif result.deliver(row_slice.start, part):
-                    ready.append(result)
+            for origin, parts in self._finite_parts(dispatch, outputs).items():
+                origin.deliver(bucket, self._specs, outputs, parts, ready)
+        except Exception as error:
+            failure = error
         finally:
             # once for the batch: waking a thread per request costs as much as the request
             notify(ready)
+        return failure
+
+    def _finite_parts(self, dispatch: Dispatch, outputs: Arrays) -> dict[Origin, list[Part]]:
+        """The rows of the batch by origin. Requests whose outputs are not finite fail."""
+        launch, at = dispatch.launch, 0
+        parts: dict[Origin, list[Part]] = {}
+        # checking all rows at once costs as much as checking one; single rows are rarely checked
+        all_finite = _nonfinite(self._specs, outputs, 0, launch.rows) is None
+        for result, row_slice in zip(dispatch.results, launch.slices, strict=True):
+            end = at + row_slice.count
+            bad = None if all_finite else _nonfinite(self._specs, outputs, at, end)
+            if bad is None:
+                parts.setdefault(result.origin, []).append(Part(result, row_slice, at))
+            else:
+                problem = f"the model made NaN or infinity in {bad!r} for this request's rows"
+                result.fail(NonFiniteOutput(problem))
+                self._queue.withdraw(result.request)  # if it was split, the rest need not run
+            at = end
+        return parts
 
 
 def _outputs_of(batch: InFlight) -> tuple[Arrays, Exception | None]:
@@ -155,13 +160,13 @@ def _batch_failed(failure: Exception) -> ExecutionFailed:
     return error
 
 
-def _nonfinite(specs: Sequence[TensorSpec], outputs: Arrays) -> str | None:
-    """The first output that must be finite and is not."""
+def _nonfinite(specs: Sequence[TensorSpec], outputs: Arrays, start: int, end: int) -> str | None:
+    """The first output that must be finite and is not, of the rows from `start` to `end`."""
     for spec in specs:
         if spec.nonfinite or spec.dtype.kind in "biu":
             continue
-        output = outputs[spec.name]
+        rows = outputs[spec.name][start:end]
         # for small arrays, counting takes a third of the time of `all`
-        if np.count_nonzero(np.isfinite(output)) != output.size:
+        if np.count_nonzero(np.isfinite(rows)) != rows.size:
             return spec.name
     return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.errors import DeadlineExceeded
 from engine.runtime.completion import Completion, InFlight
 from engine.runtime.device_group import Replica
-from engine.runtime.pending import PendingResult, fail_all
+from engine.runtime.pending import Pending, fail_all
 from engine.runtime.staging import gather
 from engine.runtime.work_queue import Dispatch, Expiry, WorkQueue
 from engine.scheduling.scheduler import Stop
@@ -64,12 +64,11 @@ class Dispatcher:
         except Exception as error:
             launched_at, failure = self._clock(), error
         for result in dispatch.results:
-            trace = result.trace
-            if trace.launched_at is None:
-                trace.gathering_at, trace.launched_at = gathering_at, launched_at
+            if result.launched_at is None:
+                result.gathering_at, result.launched_at = gathering_at, launched_at
         return InFlight(dispatch, execution, failure, launched_at, launched_at - gathering_at)
 
 
-def _expired(result: PendingResult) -> DeadlineExceeded:
+def _expired(result: Pending) -> DeadlineExceeded:
     allowed = result.request.deadline - result.request.enqueued_at
     return DeadlineExceeded(f"no answer is possible within {allowed:.3g} s")

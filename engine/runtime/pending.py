@@ -7,65 +7,173 @@ together (`notify`), so that a listener is called once for a batch and not once 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
+from typing_extensions import override
 
 from engine.errors import BrimError, Cancelled, DeadlineExceeded
-from engine.models.tensors import Array, Arrays
-from engine.runtime.request import Request
+from engine.models.tensors import Array, Arrays, TensorSpec
+from engine.runtime.request import QueuedRequest, Request
+from engine.runtime.staging import check_outputs, copy_outputs
+from engine.scheduling.buckets import Bucket
+from engine.scheduling.request_queue import RowSlice
 
 
 class Queue(Protocol):
     """What a result needs of the queue that its request waits in."""
 
-    def withdraw(self, request: Request) -> None:
+    def withdraw(self, request: QueuedRequest) -> None:
         """Remove its rows: the request was cancelled or has expired."""
 
     def stop_coalescing(self) -> None:
         """The calling thread is about to wait."""
 
 
-@dataclass(slots=True, eq=False)
-class RequestTrace:
-    """When a request reached each stage, on the engine's monotonic clock; None before it did.
+class Part(NamedTuple):
+    """Rows of one request in a batch: the outputs of its slice begin at the row `at`."""
 
-    gathering_at  its first rows are copied into a staging buffer
+    result: Pending
+    row_slice: RowSlice[QueuedRequest]
+    at: int
+
+
+class Origin(Protocol):
+    """Where requests come from, and their outputs go: this process, or another one."""
+
+    def deliver(
+        self,
+        bucket: Bucket,
+        specs: Sequence[TensorSpec],
+        outputs: Arrays,
+        parts: Sequence[Part],
+        ready: list[Pending],
+    ) -> None:
+        """Take over the outputs of these rows. Results that have their outcome by that are appended
+        to `ready`; the caller has to `notify`, also after an exception. One thread at a time calls
+        this.
+        """
+
+
+class Home(NamedTuple):
+    """What all results of one endpoint share. `finished` is called with results whose outcome is
+    set, before the waiters are notified.
+    """
+
+    clock: Callable[[], float]
+    finished: Finished
+    queue: Queue
+
+
+class Pending(ABC):
+    """A request with its outcome, which is set exactly once, and the times of what led to it.
+
+    origin        where its outputs go
+    gathering_at  its first rows are copied into a staging buffer; None before that
     launched_at   these rows went to the device
     computed_at   its last rows came back from the device
     finished_at   its outcome was set
+
+    `_lock` guards the outcome. Times are on the engine's monotonic clock.
     """
 
-    gathering_at: float | None = None
-    launched_at: float | None = None
-    computed_at: float | None = None
-    finished_at: float | None = None
+    __slots__ = (
+        "_lock",
+        "_outcome",
+        "computed_at",
+        "finished_at",
+        "gathering_at",
+        "home",
+        "launched_at",
+        "origin",
+    )
+
+    def __init__(self, home: Home, lock: threading.Lock, origin: Origin) -> None:
+        self.home = home
+        self.origin = origin
+        self._lock = lock
+        self._outcome: Arrays | BrimError | None = None
+        self.gathering_at: float | None = None
+        self.launched_at: float | None = None
+        self.computed_at: float | None = None
+        self.finished_at: float | None = None
+
+    def __repr__(self) -> str:
+        state = "open" if self._outcome is None else "done"
+        if self.error is not None:
+            state = type(self.error).__name__
+        return f"<{type(self).__name__} {self.request.rows} rows, {state}>"
+
+    @property
+    @abstractmethod
+    def request(self) -> QueuedRequest:
+        """What is queued."""
+
+    @property
+    def finished(self) -> Finished:
+        """What is called with the outcome set, before the waiters are notified."""
+        return self.home.finished
+
+    @property
+    def error(self) -> BrimError | None:
+        """The outcome, if it is an error."""
+        outcome = self._outcome
+        return outcome if isinstance(outcome, BrimError) else None
+
+    def fail(self, error: BrimError) -> bool:
+        """Set an error as the outcome and notify. Returns False if there was an outcome.
+
+        Each result gets an error object of its own: waiters that raise one shared object would
+        write into each other's tracebacks.
+        """
+        was_set = self.set_outcome(error)
+        if was_set:
+            notify((self,))
+        return was_set
+
+    def set_outcome(self, outcome: Arrays | BrimError) -> bool:
+        """Returns False if there was one. Otherwise the caller has to `notify`."""
+        with self._lock:
+            if self._outcome is not None:
+                return False
+            self._outcome = outcome
+        self.finished_at = self.home.clock()
+        return True
+
+    @abstractmethod
+    def set_ready(self) -> Listener | None:
+        """Wake the waiting threads. Returns the listener, for the caller to call."""
+
+    def cancel(self) -> bool:
+        """The client has disconnected. Rows that still wait never reach the device."""
+        return self._give_up(Cancelled("the client closed the connection"))
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._give_up(self._late())
+
+    def _late(self) -> DeadlineExceeded:
+        allowed = self.request.deadline - self.request.enqueued_at
+        return DeadlineExceeded(f"no answer within {allowed:.3g} s")
+
+    def _give_up(self, error: BrimError) -> bool:
+        was_set = self.fail(error)
+        if was_set:
+            self.home.queue.withdraw(self.request)
+        return was_set
 
 
-class PendingResult:
-    """The outcome of one request: its outputs or an error, set exactly once.
+class PendingResult(Pending):
+    """The outcome of a request of this process: its outputs or an error.
 
     `_lock` guards `_outcome`, `_ready`, `_listener` and `_event`, which is made when the first
     thread waits: under Brim's own worker no thread does.
     """
 
-    __slots__ = (
-        "_clock",
-        "_event",
-        "_finished",
-        "_listener",
-        "_lock",
-        "_outcome",
-        "_parts",
-        "_queue",
-        "_ready",
-        "_rows_missing",
-        "request",
-        "trace",
-    )
+    __slots__ = ("_event", "_listener", "_parts", "_ready", "_request", "_rows_missing")
 
     def __init__(
         self,
@@ -75,24 +183,18 @@ class PendingResult:
         queue: Queue,
     ) -> None:
         """`finished` is called with the outcome set, before the waiters are notified."""
-        self.request = request
-        self.trace = RequestTrace()
-        self._clock = clock
-        self._finished = finished
-        self._queue = queue
-        self._lock = threading.Lock()
-        self._outcome: Arrays | BrimError | None = None
+        super().__init__(Home(clock, finished, queue), threading.Lock(), HERE)
+        self._request = request
         self._ready = False
         self._listener: Listener | None = None
         self._event: threading.Event | None = None
         self._parts: dict[int, Arrays] = {}
         self._rows_missing = request.rows
 
-    def __repr__(self) -> str:
-        state = "open" if self._outcome is None else "done"
-        if self.error is not None:
-            state = type(self.error).__name__
-        return f"<PendingResult {self.request.rows} rows, {state}>"
+    @property
+    @override
+    def request(self) -> Request:
+        return self._request
 
     @property
     def ready(self) -> bool:
@@ -103,12 +205,6 @@ class PendingResult:
     def deadline(self) -> float:
         """When the answer stops being useful, on the engine's monotonic clock."""
         return self.request.deadline
-
-    @property
-    def error(self) -> BrimError | None:
-        """The outcome, if it is an error."""
-        outcome = self._outcome
-        return outcome if isinstance(outcome, BrimError) else None
 
     def deliver(self, start: int, outputs: Arrays) -> bool:
         """Add the device outputs of the rows from `start`.
@@ -121,31 +217,12 @@ class PendingResult:
         if self._rows_missing < 0:
             raise AssertionError(f"{self!r} was given rows twice; this is a bug")
         if count == self.request.rows:
-            return self._set_outcome(outputs)
+            return self.set_outcome(outputs)
         self._parts[start] = outputs
-        return self._rows_missing == 0 and self._set_outcome(_in_order(self._parts))
+        return self._rows_missing == 0 and self.set_outcome(_in_order(self._parts))
 
-    def fail(self, error: BrimError) -> bool:
-        """Set an error as the outcome and notify. Returns False if there was an outcome.
-
-        Each result gets an error object of its own: waiters that raise one shared object would
-        write into each other's tracebacks.
-        """
-        was_set = self._set_outcome(error)
-        if was_set:
-            notify((self,))
-        return was_set
-
-    def _set_outcome(self, outcome: Arrays | BrimError) -> bool:
-        with self._lock:
-            if self._outcome is not None:
-                return False
-            self._outcome = outcome
-        self.trace.finished_at = self._clock()
-        return True
-
-    def _set_ready(self) -> Listener | None:
-        """Wake the waiting threads. Returns the listener, for the caller to call."""
+    @override
+    def set_ready(self) -> Listener | None:
         with self._lock:
             self._ready = True
             listener, self._listener = self._listener, None
@@ -160,7 +237,7 @@ class PendingResult:
         The model's `postprocess` runs here, in the calling thread. At the deadline the result
         expires by itself, so the call returns even if every engine thread is dead.
         """
-        if not self._ready and not self.wait(max(0.0, self.request.deadline - self._clock())):
+        if not self._ready and not self.wait(max(0.0, self.request.deadline - self.home.clock())):
             self.expire()
         outcome = self._outcome
         if isinstance(outcome, BrimError):
@@ -173,7 +250,7 @@ class PendingResult:
         """Wait at most `timeout_s` seconds until it is ready. Returns whether it is."""
         if self._ready:
             return True
-        self._queue.stop_coalescing()
+        self.home.queue.stop_coalescing()
         return self._made_event().wait(timeout_s)
 
     def _made_event(self) -> threading.Event:
@@ -198,43 +275,55 @@ class PendingResult:
     def release(self) -> None:
         """The outputs are not needed any more. They are arrays of their own here: nothing to do."""
 
-    def cancel(self) -> bool:
-        """The client has disconnected. Rows that still wait never reach the device."""
-        return self._give_up(Cancelled("the client closed the connection"))
-
+    @override
     def expire(self) -> None:
         """The deadline has passed. When this returns, the result is ready."""
-        allowed = self.request.deadline - self.request.enqueued_at
-        if not self._give_up(DeadlineExceeded(f"no answer within {allowed:.3g} s")):
+        if not self._give_up(self._late()):
             self._made_event().wait()  # the thread that set the outcome is about to notify
 
-    def _give_up(self, error: BrimError) -> bool:
-        was_set = self.fail(error)
-        if was_set:
-            self._queue.withdraw(self.request)
-        return was_set
+
+class _Here:
+    """The threads of this process: they get arrays of their own."""
+
+    def deliver(
+        self,
+        bucket: Bucket,
+        specs: Sequence[TensorSpec],
+        outputs: Arrays,
+        parts: Sequence[Part],
+        ready: list[Pending],
+    ) -> None:
+        """See `Origin`."""
+        check_outputs(bucket, specs, outputs)
+        for result, row_slice, at in parts:
+            own, rows = cast("PendingResult", result), cast("RowSlice[Request]", row_slice)
+            if own.deliver(rows.start, copy_outputs(specs, outputs, at, rows)):
+                ready.append(own)
 
 
-Listener: TypeAlias = Callable[[Sequence[PendingResult]], object]
+HERE: Final = _Here()
+
+
+Listener: TypeAlias = Callable[[Sequence[Any]], object]
 """Called with ready results, on an engine thread. It returns soon and does not raise."""
 
-Finished: TypeAlias = Callable[[Sequence[PendingResult]], object]
+Finished: TypeAlias = Callable[[Sequence[Any]], object]
 """Called with results whose outcome is set, before their waiters are notified."""
 
 
-def notify(results: Sequence[PendingResult]) -> None:
+def notify(results: Sequence[Pending]) -> None:
     """Notify the recorder, the waiters and the listeners of results whose outcome is set.
 
     Each recorder and each listener is called once, with all of its results.
     """
-    by_recorder: dict[Finished, list[PendingResult]] = {}
+    by_recorder: dict[Finished, list[Pending]] = {}
     for result in results:
-        by_recorder.setdefault(result._finished, []).append(result)
+        by_recorder.setdefault(result.finished, []).append(result)
     try:
         for finished, group in by_recorder.items():
             finished(group)
     finally:
-        call_listeners((result._set_ready(), result) for result in results)
+        call_listeners((result.set_ready(), result) for result in results)
 
 
 T = TypeVar("T")
@@ -251,9 +340,9 @@ def call_listeners(listened: Iterable[tuple[Callable[[Sequence[T]], object] | No
             listeners.callback(listener, group)
 
 
-def fail_all(outcomes: Iterable[tuple[PendingResult, BrimError]]) -> None:
+def fail_all(outcomes: Iterable[tuple[Pending, BrimError]]) -> None:
     """Set the errors of results without an outcome, and notify these results together."""
-    notify([result for result, error in outcomes if result._set_outcome(error)])
+    notify([result for result, error in outcomes if result.set_outcome(error)])
 
 
 def _in_order(parts: Mapping[int, Arrays]) -> dict[str, Array]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 from engine.errors import QueueFull, Shed
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import Arrays, Extent
-from engine.scheduling.admission import AdmissionProbe
+from engine.runtime.staging import Rows
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +31,7 @@ class Request:
     deadline: float
     priority: int
     processor: HostProcessor
+    memory: ClassVar[None] = None
     rows: int = field(init=False)
     inputs: Arrays = field(init=False)
 
@@ -44,7 +46,20 @@ def queue_full(rows: int, waiting: int, drain_s: float) -> QueueFull:
     return QueueFull(f"{rows} rows do not fit: {waiting} wait already", drain_s)
 
 
-def shed(request: Request | AdmissionProbe, lateness_s: float, waiting: int) -> Shed:
+class QueuedRequest(Rows, Protocol):
+    """What the runtime reads of a request, of this process or of another."""
+
+    enqueued_at: float
+
+
+class Timed(Protocol):
+    """What a refusal says of a request."""
+
+    enqueued_at: float
+    deadline: float
+
+
+def shed(request: Timed, lateness_s: float, waiting: int) -> Shed:
     """The refusal of a request that would be answered `lateness_s` seconds too late."""
     allowed = request.deadline - request.enqueued_at
     problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"

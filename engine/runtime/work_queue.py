@@ -7,31 +7,31 @@ the lock released. The scheduler decides, and knows neither lock nor thread.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.errors import BrimError, ModelFailed, ShuttingDown
 from engine.runtime.device_group import DeviceGroup
-from engine.runtime.pending import PendingResult, fail_all
-from engine.runtime.request import Request, queue_full, shed
+from engine.runtime.pending import Pending, fail_all
+from engine.runtime.request import QueuedRequest, queue_full, shed
 from engine.scheduling.admission import AdmissionProbe, Quote
 from engine.scheduling.scheduler import Expire, Launch, Scheduler, Stop, Wait
 from engine.telemetry.snapshots import LoadSnapshot
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that would double the cost of making one
 class Dispatch:
     """Launch these rows. `results` are those of the slices, in their order."""
 
-    launch: Launch[Request]
-    results: tuple[PendingResult, ...]
+    launch: Launch[QueuedRequest]
+    results: tuple[Pending, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expiry:
     """Results of requests that left the queue: they cannot be answered in time any more."""
 
-    results: tuple[PendingResult, ...]
+    results: tuple[Pending, ...]
 
 
 class WorkQueue:
@@ -42,7 +42,7 @@ class WorkQueue:
     def __init__(
         self,
         name: str,
-        scheduler: Scheduler[Request],
+        scheduler: Scheduler[QueuedRequest],
         group: DeviceGroup,
         clock: Callable[[], float],
     ) -> None:
@@ -52,9 +52,9 @@ class WorkQueue:
         self._group = group
         self._clock = clock
         self._wake = threading.Condition(group.lock)
-        self._waiting: dict[Request, PendingResult] = {}
+        self._waiting: dict[QueuedRequest, Pending] = {}
         self._in_flight: list[Dispatch] = []
-        self._completing: tuple[PendingResult, ...] = ()
+        self._completing: tuple[Pending, ...] = ()
         self._failure: str | None = None
         self._busy = self._borrowed = False
         self.flush: Callable[[], object] = self.wake
@@ -68,20 +68,41 @@ class WorkQueue:
         """Dispatch what the calling thread has submitted: it is about to wait for a result."""
         self._group.stop_coalescing()
 
-    def submit(self, result: PendingResult) -> None:
-        """Queue a request. Raises `QueueFull`, `Shed`, `ShuttingDown` or `ModelFailed`."""
-        request, scheduler = result.request, self._scheduler
+    def submit(self, results: Sequence[Pending]) -> list[tuple[Pending, BrimError]]:
+        """Queue requests that came together.
+
+        Returns those that are refused, with `QueueFull`, `Shed`, `ShuttingDown` or `ModelFailed`.
+        """
         with self._group.lock:
-            now = self._clock()
-            quote = self._quote(request, now)
-            if not isinstance(quote, BrimError):
-                self._waiting[request] = result
-                scheduler.enqueue(request, quote, now)
-                # while the scheduler waits for the device, another row changes nothing
-                if scheduler.wakes_on_arrival and not self._group.defer(self.flush):
-                    self._wake.notify()
-                return
-        raise quote
+            refused = self._admit(results, self._clock())
+            # while the scheduler waits for the device, more rows change nothing
+            wakes = self._scheduler.wakes_on_arrival and len(refused) < len(results)
+            if wakes and not self._group.defer(self.flush):
+                self._wake.notify()
+        return refused
+
+    def _admit(self, results: Sequence[Pending], now: float) -> list[tuple[Pending, BrimError]]:
+        scheduler, waiting = self._scheduler, self._waiting
+        refused: list[tuple[Pending, BrimError]] = []
+        while results:
+            # of one request, the general way is the shorter one
+            together = 0 if len(results) == 1 else self._admit_together(results, now)
+            for result in results[together : together + 1]:
+                request = result.request
+                quote = self._quote(request, now)
+                if isinstance(quote, BrimError):
+                    refused.append((result, quote))
+                else:
+                    waiting[request] = result
+                    scheduler.enqueue(request, quote, now)
+            results = results[together + 1 :]
+        return refused
+
+    def _admit_together(self, results: Sequence[Pending], now: float) -> int:
+        requests = [result.request for result in results]
+        admitted = self._scheduler.admit(requests, now)
+        self._waiting.update(zip(requests[:admitted], results, strict=False))
+        return admitted
 
     def probe(self, probe: AdmissionProbe) -> BrimError | None:
         """The refusal that such a request would get now, or None."""
@@ -89,7 +110,7 @@ class WorkQueue:
             quote = self._quote(probe, self._clock())
         return quote if isinstance(quote, BrimError) else None
 
-    def _quote(self, request: Request | AdmissionProbe, now: float) -> Quote | BrimError:
+    def _quote(self, request: QueuedRequest | AdmissionProbe, now: float) -> Quote | BrimError:
         """The prediction for a request that may be queued, or its refusal."""
         scheduler, waiting = self._scheduler, self._scheduler.queue.total_rows
         if self._failure is not None:
@@ -106,7 +127,7 @@ class WorkQueue:
     def _model_failed(self) -> ModelFailed:
         return ModelFailed(f"model {self._name!r} has failed: {self._failure}")
 
-    def withdraw(self, request: Request) -> None:
+    def withdraw(self, request: QueuedRequest) -> None:
         """Forget the rows of a request that still wait."""
         with self._group.lock:
             self._scheduler.discard(request)
@@ -163,15 +184,13 @@ class WorkQueue:
             return Expiry(tuple(self._waiting.pop(request) for request in decision.requests))
         return decision
 
-    def _results_of(self, launch: Launch[Request]) -> tuple[PendingResult, ...]:
+    def _results_of(self, launch: Launch[QueuedRequest]) -> tuple[Pending, ...]:
         """The results of its slices. A request without queued rows leaves `_waiting`."""
         waiting = self._waiting
         return tuple(
             [
-                waiting.pop(row_slice.request)
-                if row_slice.start + row_slice.count == row_slice.request.rows
-                else waiting[row_slice.request]
-                for row_slice in launch.slices
+                waiting.pop(request) if start + count == request.rows else waiting[request]
+                for request, start, count in launch.slices
             ]
         )
 

@@ -12,6 +12,7 @@ there is no margin: what was learned in a slow phase is revised only by running 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
@@ -122,6 +123,50 @@ class AdmissionController(Generic[R]):
         if quote.waits:
             self._predicted[request] = quote.finish_at
         self.next_expiry = min(self.next_expiry, self._expires_at(request))
+
+    def quote_last(self, requests: Sequence[R], room: int, now: float) -> list[float]:
+        """The predicted finish of the first of these requests, each as `quote` would give it with
+        those before it queued. The list ends before the first request that is not to be queued
+        without a `quote` of its own: it may be late, `room` rows do not suffice, it is not taken
+        after all others, or it has another length or priority.
+        """
+        first, queue = requests[0], self._queue
+        if not queue.is_last(first):
+            return []
+        length, priority, due = first.bucket_length, first.priority, first.deadline
+        seconds, full = self._costs.min_device_seconds, self._costs.best(first.bucket_length).rows
+        free_at, share = self._timeline.free_at(now), self._timeline.share(self._name)
+        rows, others = queue.rows[length], queue.total_rows - queue.rows[length]
+        others_s = sum(seconds(n, r) for n, r in queue.rows.items() if r and n != length)
+        waits, finishes = free_at > now or queue.total_rows > 0, []
+        for request in requests:
+            rows += request.rows
+            if (
+                request.deadline < due
+                or request.priority != priority
+                or request.bucket_length != length
+                or rows + others - queue.total_rows > room
+            ):
+                break
+            due = request.deadline
+            shared = free_at > now or rows > request.rows  # its batch will be full, see _finish_at
+            needed = -(-rows // full) * full if shared else rows
+            finish_at = free_at + (seconds(length, needed) + others_s) / share
+            if waits:
+                late = finish_at + self._margin(request, now) > due
+            else:
+                late = now + self._costs.optimistic_seconds(length, request.rows) > due
+            if late:
+                break
+            finishes.append(finish_at)
+            waits = True
+        return finishes
+
+    def record_last(self, requests: Sequence[R], finishes: Sequence[float], now: float) -> None:
+        """Remember these predictions of `quote_last`. The requests are not queued yet."""
+        first = 0 if self._timeline.free_at(now) > now or self._queue.total_rows else 1
+        self._predicted.update(zip(requests[first:], finishes[first:], strict=True))
+        self.next_expiry = min(self.next_expiry, self._expires_at(requests[0]))
 
     def completed(self, request: R, at: float) -> None:
         """Learn when a request was answered, or would have been: without those that expired the

@@ -9,11 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One compiled shape."""
+class Bucket(NamedTuple):
+    """One compiled shape. A tuple: it is hashed for every batch, which is slow in a dataclass."""
 
     rows: int
     length: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Generic
 
 from engine.scheduling.costs.cost_table import CostTable
@@ -47,16 +48,17 @@ class ClosedLoopDetector:
         target = max(self._arrived, self._answers[-1][1] if self._answers else 0)
         self._answers.append((now, target + rows))
 
-    def arrived(self, rows: int, now: float) -> None:
-        """So many rows arrived."""
+    def arrived(self, requests: Sequence[int], now: float) -> None:
+        """Requests arrived together: the rows of each."""
         self._advance(now)
-        self._total_s *= 1 - self.FADE
-        self._quiet_s *= 1 - self.FADE
-        self._new += self.FADE * ((not self._answers) - self._new)
-        self._arrived += rows
-        answers = self._answers
-        while answers and answers[0][1] <= self._arrived:
-            self._delay.add(now - answers.popleft()[0])
+        answers, kept = self._answers, (1 - self.FADE) ** len(requests)
+        self._total_s *= kept
+        self._quiet_s *= kept
+        for rows in requests:
+            self._new += self.FADE * ((not answers) - self._new)
+            self._arrived += rows
+            while answers and answers[0][1] <= self._arrived:
+                self._delay.add(now - answers.popleft()[0])
 
     def _advance(self, now: float) -> None:
         """Add the time since the last event."""

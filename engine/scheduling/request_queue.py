@@ -8,11 +8,11 @@ at the front.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import chain
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 LOWEST_PRIORITY: Final = 9  # 1 is the highest
 DEFAULT_PRIORITY: Final = 5
@@ -42,13 +42,12 @@ R_co = TypeVar("R_co", bound=Queued, covariant=True)
 Entry = tuple[float, int, R]  # deadline, arrival number, request; sorted by deadline, then arrival
 
 
-@dataclass(frozen=True, slots=True)
-class RowSlice(Generic[R_co]):
+class RowSlice(NamedTuple, Generic[R_co]):
     """`count` rows of `request` from its row `start`."""
 
     request: R_co
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # it hides `tuple.count`
 
 
 class RequestQueue(Generic[R]):
@@ -81,13 +80,32 @@ class RequestQueue(Generic[R]):
         """Queue a request."""
         self._arrivals += 1
         self._numbers[request] = self._arrivals
-        queues = self._queues.get(request.priority)
-        if queues is None:
-            queues = self._queues[request.priority] = {length: [] for length in self.rows}
-            self._queues = dict(sorted(self._queues.items()))
-        insort(queues[request.bucket_length], (request.deadline, self._arrivals, request))
+        queue = self._level(request.priority)[request.bucket_length]
+        insort(queue, (request.deadline, self._arrivals, request))
         self.rows[request.bucket_length] += request.rows
         self.total_rows += request.rows
+
+    def append(self, requests: Sequence[R], rows: int) -> None:
+        """Queue requests of one priority and bucket length, `rows` rows together. Each is due at
+        the same time as the one before it or later, and the first as the last of its queue.
+        """
+        first = requests[0]
+        numbers = range(self._arrivals + 1, self._arrivals + 1 + len(requests))
+        self._arrivals += len(requests)
+        self._numbers.update(zip(requests, numbers, strict=True))
+        queue = self._level(first.priority)[first.bucket_length]
+        queue += [
+            (request.deadline, n, request) for n, request in zip(numbers, requests, strict=True)
+        ]
+        self.rows[first.bucket_length] += rows
+        self.total_rows += rows
+
+    def _level(self, priority: int) -> dict[int | None, list[Entry[R]]]:
+        queues = self._queues.get(priority)
+        if queues is None:
+            queues = self._queues[priority] = {length: [] for length in self.rows}
+            self._queues = dict(sorted(self._queues.items()))
+        return queues
 
     def discard(self, request: R) -> None:
         """Remove the queued rows of a request, if there are any."""
@@ -109,6 +127,9 @@ class RequestQueue(Generic[R]):
         return request.rows - self._taken.get(request, 0)
 
     def _in_order(self, lengths: Lengths, by_deadline: bool) -> Iterator[Entry[R]]:
+        if len(lengths) == len(self._queues) == 1:
+            (queues,), (length,) = self._queues.values(), lengths
+            return iter(queues[length])
         levels = [
             [queues[length] for length in lengths if queues[length]]
             for queues in self._queues.values()
@@ -150,8 +171,9 @@ class RequestQueue(Generic[R]):
     def peek(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> list[RowSlice[R]]:
         """The next rows of these bucket lengths, `rows` at most, in order."""
         slices: list[RowSlice[R]] = []
+        taken = self._taken
         for _, _, request in self._in_order(lengths, by_deadline):
-            start = self._taken.get(request, 0)
+            start = taken.get(request, 0) if taken else 0
             count = min(rows, request.rows - start)
             slices.append(RowSlice(request, start, count))
             rows -= count
@@ -162,34 +184,39 @@ class RequestQueue(Generic[R]):
     def take(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> tuple[RowSlice[R], ...]:
         """Remove and return the rows that `peek` returns."""
         slices = self.peek(lengths, rows, by_deadline=by_deadline)
-        for row_slice in slices:
-            self._remove(row_slice)
-        return tuple(slices)
-
-    def _remove(self, row_slice: RowSlice[R]) -> None:
-        request, end = row_slice.request, row_slice.start + row_slice.count
-        if end == request.rows:
+        left, done = self.rows, Counter[tuple[int, int | None]]()
+        for request, start, count in slices:
+            left[request.bucket_length] -= count
+            self.total_rows -= count
+            if start + count == request.rows:
+                done[request.priority, request.bucket_length] += 1
+                del self._numbers[request]
+                self._taken.pop(request, None)
+            else:
+                self._taken[request] = start + count
+        for (priority, length), requests in done.items():
             # rows are taken from the front of a queue only
-            del self._queues[request.priority][request.bucket_length][0]
-            del self._numbers[request]
-            self._taken.pop(request, None)
-        else:
-            self._taken[request] = end
-        self.rows[request.bucket_length] -= row_slice.count
-        self.total_rows -= row_slice.count
+            del self._queues[priority][length][:requests]
+        return tuple(slices)
 
     def rows_ahead(self, request: Queued) -> RowsByLength:
         """Rows, by bucket length, that would be taken before those of a request not yet queued;
         `self.rows` itself where that is every row.
         """
+        if self.is_last(request):
+            return self.rows
         last = (request.deadline, self._arrivals + 1)
+        return {n: self._length_ahead(n, request.priority, last) for n in self.rows}
+
+    def is_last(self, request: Queued) -> bool:
+        """Whether a request not queued yet would be taken after all others."""
+        priority, deadline = request.priority, request.deadline
         for level, queues in self._queues.items():
-            if level >= request.priority:
+            if level >= priority:
                 for queue in queues.values():
-                    if queue and (level > request.priority or queue[-1] > last):
-                        priority = request.priority
-                        return {n: self._length_ahead(n, priority, last) for n in self.rows}
-        return self.rows
+                    if queue and (level > priority or queue[-1][0] > deadline):
+                        return False
+        return True
 
     def _length_ahead(self, length: int | None, priority: int, last: tuple[float, int]) -> int:
         rows = 0

@@ -13,8 +13,8 @@ from engine.models.config import ModelConfig
 from engine.models.model import ModelState
 from engine.models.tensors import Arrays
 from engine.runtime.device_group import DeviceGroup
-from engine.runtime.pending import PendingResult, RequestTrace
-from engine.runtime.request import Request
+from engine.runtime.pending import Home, Pending, PendingResult
+from engine.runtime.request import QueuedRequest, Request
 from engine.runtime.work_queue import WorkQueue
 from engine.runtime.worker_threads import WorkerThreads
 from engine.scheduling.admission import AdmissionProbe
@@ -88,7 +88,7 @@ class Endpoint:
             config.max_wait_s, config.max_queue_rows, config.in_flight, WAKE_S
         )
         with group.lock:
-            scheduler: Scheduler[Request] = Scheduler(
+            scheduler: Scheduler[QueuedRequest] = Scheduler(
                 options,
                 version.costs,
                 config.grid.bucket_lengths,
@@ -158,15 +158,24 @@ class Endpoint:
 
     def submit(self, request: Request) -> PendingResult:
         """Queue a prepared request, or raise its refusal."""
-        work = self._running()
-        result = PendingResult(request, self._clock, self._requests_done, work)
-        try:
-            work.submit(result)
-        except (Refused, ModelFailed) as error:
-            self.count_refusal(error, request.rows)
-            raise
-        self._observer.queued(self.name, request.rows)
+        result = PendingResult(request, *self.home)
+        for _, error in self.accept((result,)):
+            raise error
         return result
+
+    @property
+    def home(self) -> Home:
+        """What its results share."""
+        return Home(self._clock, self._requests_done, self._running())
+
+    def accept(self, results: Sequence[Pending]) -> list[tuple[Pending, BrimError]]:
+        """Queue requests that came together. Returns those that are refused, and why."""
+        refused = self._running().submit(results)
+        for result, error in refused:
+            self.count_refusal(error, result.request.rows)
+        if len(refused) < len(results):
+            self._observer.queued(self.name, len(results) - len(refused))
+        return refused
 
     def _probe(self, probe: AdmissionProbe) -> BrimError | None:
         return self._running().probe(probe)
@@ -209,31 +218,28 @@ class Endpoint:
             return load
         return replace(load, stalled_s=load.oldest_batch_s)
 
-    def _requests_done(self, results: Sequence[PendingResult]) -> None:
+    def _requests_done(self, results: Sequence[Pending]) -> None:
         self._observer.requests_done(self.name, [_report(result) for result in results])
 
 
-def _report(result: PendingResult) -> RequestReport:
-    request, trace = result.request, result.trace
-    enqueued, finished, launched = request.enqueued_at, trace.finished_at, trace.launched_at
+def _report(result: Pending) -> RequestReport:
+    request, finished, launched = result.request, result.finished_at, result.launched_at
     if finished is None:
         raise AssertionError(f"{result!r} has an outcome without a time; this is a bug")
+    enqueued = request.enqueued_at
     return RequestReport(
-        rows=request.rows,
-        queue_s=None if launched is None else launched - enqueued,
-        phases=_phases(enqueued, trace, finished),
-        latency_s=finished - enqueued,
-        error=result.error,
+        request.rows,
+        None if launched is None else launched - enqueued,
+        _phases(result, enqueued, finished),
+        finished - enqueued,
+        result.error,
     )
 
 
-def _phases(enqueued: float, trace: RequestTrace, finished: float) -> Phases | None:
-    gathering, launched, computed = trace.gathering_at, trace.launched_at, trace.computed_at
+def _phases(result: Pending, enqueued: float, finished: float) -> Phases | None:
+    gathering, launched, computed = result.gathering_at, result.launched_at, result.computed_at
     if gathering is None or launched is None or computed is None:
         return None
     return Phases(
-        queue_s=gathering - enqueued,
-        input_s=launched - gathering,
-        infer_s=computed - launched,
-        output_s=finished - computed,
+        gathering - enqueued, launched - gathering, computed - launched, finished - computed
     )

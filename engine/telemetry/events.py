@@ -81,8 +81,8 @@ class Observer:
     def compiled_after_ready(self) -> None:
         """A compilation outside of start-up. It must never happen."""
 
-    def queued(self, model: str, rows: int) -> None:
-        """A request was accepted."""
+    def queued(self, model: str, requests: int) -> None:
+        """So many requests, which came together, were accepted."""
 
     def refused(self, model: str, rows: int, error: BrimError) -> None:
         """A request was refused."""

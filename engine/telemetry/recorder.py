@@ -95,9 +95,9 @@ class ModelRecorder(Observer):
         )
 
     @override
-    def queued(self, model: str, rows: int) -> None:
+    def queued(self, model: str, requests: int) -> None:
         with self._lock:
-            self._counts["accepted"] += 1
+            self._counts["accepted"] += requests
 
     @override
     def refused(self, model: str, rows: int, error: BrimError) -> None:

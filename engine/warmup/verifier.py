@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Golden:
     rows: int = 1
     deadline: float = 0.0
     priority: int = DEFAULT_PRIORITY
+    memory: ClassVar[None] = None
 
 
 class Verifier:

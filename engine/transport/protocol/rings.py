@@ -9,6 +9,7 @@ one; a writer that crashed or went wrong is noticed.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -92,22 +93,29 @@ class BrokenRing(Exception):
     """The other process wrote something else than the next record."""
 
 
+_CODES: Final = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f8": "d"}
+
+
+def _struct_of(dtype: np.dtype[Any]) -> struct.Struct:
+    """The same record for `struct`: to a tuple and back it takes a fourth of numpy's time."""
+    fields = [dtype[name] for name in dtype.names or ()]
+    return struct.Struct("<" + "".join(_CODES[f"{one.kind}{one.itemsize}"] for one in fields))
+
+
 class RingWriter:
     """`put` records, then `publish` them. One thread at a time."""
 
     def __init__(self, records: np.ndarray[Any, Any], eventfd: int) -> None:
-        """The caller never has more than `len(records)` records unread: no record is written over
-        before it was read.
+        """The caller never has more than `size`, the length of `records`, unread: no record is
+        written over before it was read.
         """
-        self._records = records
+        self.size = len(records)
+        self._pack = _struct_of(records.dtype).pack_into
+        self._step = records.dtype.itemsize
+        self._bytes = records.view(np.uint8).data
         self._eventfd = eventfd
         self._next = 0
         self._unpublished = 0
-
-    @property
-    def size(self) -> int:
-        """Records that the ring has."""
-        return len(self._records)
 
     @property
     def next_number(self) -> int:
@@ -116,7 +124,7 @@ class RingWriter:
 
     def put(self, record: tuple[float, ...]) -> None:
         """Write a record; its first field is `next_number`."""
-        self._records[self._next % len(self._records)] = record
+        self._pack(self._bytes, self._next % self.size * self._step, *record)
         self._next += 1
         self._unpublished += 1
 
@@ -135,7 +143,10 @@ class RingReader:
     """`take` what was published. One thread at a time."""
 
     def __init__(self, records: np.ndarray[Any, Any], eventfd: int) -> None:
-        self._records = records
+        self._size = len(records)
+        self._unpack = _struct_of(records.dtype).iter_unpack
+        self._step = records.dtype.itemsize
+        self._bytes = records.view(np.uint8).data
         self.eventfd = eventfd
         self._next = 0
 
@@ -150,17 +161,18 @@ class RingReader:
             count = os.eventfd_read(self.eventfd)
         except BlockingIOError:
             return ()
-        size = len(self._records)
+        size, step = self._size, self._step
         if count > size:
             raise BrokenRing(f"{count} records were published in a ring of {size}")
         begin = self._next % size
-        found: list[tuple[Any, ...]] = self._records[begin : begin + count].tolist()
-        if begin + count > size:
-            found += self._records[: begin + count - size].tolist()
-        for record in found:
-            if record[0] != self._next:
-                raise BrokenRing(f"record {record[0]} came where {self._next} was expected")
-            self._next += 1
+        end = begin + count
+        found = list(self._unpack(self._bytes[begin * step : end * step]))
+        if end > size:
+            found += self._unpack(self._bytes[: (end - size) * step])
+        for expected, record in enumerate(found, self._next):
+            if record[0] != expected:
+                raise BrokenRing(f"record {record[0]} came where {expected} was expected")
+        self._next += count
         return found
 
     def close(self) -> None:

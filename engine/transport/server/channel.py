@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
 from engine.errors import BrimError
-from engine.models.processor import HostProcessor, Prepared
-from engine.models.tensors import Extent
-from engine.runtime.pending import PendingResult
-from engine.runtime.request import Request
-from engine.scheduling.buckets import BucketGrid
+from engine.models.tensors import Arrays, TensorSpec
+from engine.runtime.pending import Part, Pending
+from engine.runtime.staging import by_memory, check_outputs
+from engine.scheduling.buckets import Bucket
 from engine.serving.endpoint import Endpoint
 from engine.transport.protocol import outcomes
-from engine.transport.protocol.layout import Layout, Layouts
 from engine.transport.protocol.memory import SharedMemory
 from engine.transport.protocol.messages import Hello, Message, MessageSocket, Parcel
 from engine.transport.protocol.rings import (
@@ -28,61 +25,13 @@ from engine.transport.protocol.rings import (
     RingReader,
     RingWriter,
 )
-
-_NO_HOOKS: Final = HostProcessor()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """The block of a request: `capacity` bytes of `memory` from `begin`."""
-
-    memory: SharedMemory
-    begin: int
-    capacity: int
-
-    def read(self, size: int) -> bytes:
-        """The first bytes."""
-        return self.memory.map[self.begin : self.begin + min(size, self.capacity)]
-
-    def write(self, data: bytes) -> None:
-        """Replace the first bytes."""
-        self.memory.map[self.begin : self.begin + len(data)] = data
-
-
-@dataclass(slots=True, eq=False)
-class RemoteRequest(Request):
-    """A request of another process; its inputs are views of its block."""
-
-    number: int
-    place: Place
-    layout: Layout
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """A version that other processes may send requests to. `hooked`: its hooks run here."""
-
-    endpoint: Endpoint
-    layouts: Layouts
-    grid: BucketGrid
-    hooked: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedRequest:
-    """A request whose hooks run in this process."""
-
-    number: int
-    place: Place
-    size: int
-    deadline: float
-    priority: int
-    endpoint: Endpoint
+from engine.transport.server.blocks import Blocks, Place
+from engine.transport.server.requests import PackedRequest, RemoteRequest, Served
 
 
 class Channel:
     """Requests are taken on the server's thread. Outcomes are written by whichever thread sets
-    them: `_lock` guards the ring of outcomes, the outbox and `closed`.
+    them: `lock` guards the outcomes, their ring, the outbox and `closed`.
     """
 
     def __init__(self, messages: MessageSocket, hello: Hello, fds: Sequence[int]) -> None:
@@ -90,16 +39,17 @@ class Channel:
         does not fit the hello.
         """
         memory, request_event, outcome_event = fds
-        self.memory = SharedMemory(memory)
-        self.memory.close_fd()
+        shared = SharedMemory(memory)
+        shared.close_fd()
+        self._blocks = Blocks(shared)
         self.pid = hello.pid
         self.messages = messages
-        rings = RingMemory.of(self.memory, hello.records, hello.order)
-        self._slab_at = self.memory.size - (1 << hello.order)
+        rings = RingMemory.of(shared, hello.records, hello.order)
+        self._slab_at = shared.size - (1 << hello.order)
         self._reader = RingReader(rings.requests, request_event)
         self._writer = RingWriter(rings.outcomes, outcome_event)
-        self._lock = threading.Lock()
-        self.open: dict[int, PendingResult | None] = {}
+        self.lock = threading.Lock()
+        self.open: dict[int, Pending | None] = {}
         self.parcels: dict[int, SharedMemory] = {}
         self.outbox: deque[tuple[Message, SharedMemory | None]] = deque()
         self._withdrawn: set[int] = set()
@@ -122,63 +72,52 @@ class Channel:
         ValueError if the other process has written nonsense.
         """
         packed: list[PackedRequest] = []
+        groups: dict[Served, list[RemoteRequest]] = {}
         for record in self._reader.take():
-            number, enqueued_at, deadline, offset, rows, length, size, capacity = record[:8]
-            model, priority, kind, _ = record[8:]
+            number, model, kind = record[0], record[8], record[10]
             one = served[model]
             if one is None:
                 raise LookupError(f"request {number} is for model {model}, which does not serve")
             if kind == PARCEL and number not in self.parcels:
                 receive()
-            place = self._place(number, kind, offset, capacity)
-            self.open[number] = None
-            if size:
-                new = PackedRequest(number, place, size, deadline, priority, one.endpoint)
-                packed.append(new)
+            place = self._place(number, kind, record[3], record[7])
+            if record[6]:
+                self.open[number] = None
+                deadline, size, priority = record[2], record[6], record[9]
+                packed.append(PackedRequest(number, place, size, deadline, priority, one.endpoint))
                 continue
-            extent = Extent(rows, length or None)
-            layout = one.layouts.of(*extent)
-            if layout.size > capacity:
-                raise ValueError(f"request {number} needs {layout.size} bytes, and has {capacity}")
-            inputs = layout.read_inputs(place.memory.map, place.begin)
-            bucket_length = one.grid.fit_length(extent.length)
-            request = RemoteRequest(
-                Prepared(inputs),
-                extent,
-                bucket_length,
-                enqueued_at,
-                deadline,
-                priority,
-                _NO_HOOKS,
-                number,
-                place,
-                layout,
-            )
-            self._submit(one.endpoint, request)
-        with self._lock:
-            self._publish()  # refusals
+            shape = one.shape(record[4], record[5])
+            if shape.layout.size > place.capacity:
+                size = shape.layout.size
+                raise ValueError(f"request {number} needs {size} bytes, and has {place.capacity}")
+            request = RemoteRequest(self, one.home, place, record, shape)
+            self.open[number] = request
+            groups.setdefault(one, []).append(request)
+        for one, requests in groups.items():
+            self._submit(one.endpoint, requests)
         return packed
 
     def _place(self, number: int, kind: int, offset: int, capacity: int) -> Place:
         if kind == PARCEL:
             memory = self.parcels.pop(number)
-            return Place(memory, 0, memory.size)
+            return Place(Blocks(memory), 0, memory.size)
         begin = self._slab_at + offset
-        if begin + capacity > self.memory.size:
+        if begin + capacity > self._blocks.memory.size:
             raise ValueError(f"request {number} has a block beyond the end of the slab")
-        return Place(self.memory, begin, capacity)
+        return Place(self._blocks, begin, capacity)
 
-    def _submit(self, endpoint: Endpoint, request: RemoteRequest) -> None:
-        try:
-            result = endpoint.submit(request)
-        except BrimError as error:
-            with self._lock:
-                self._put_error(request.number, request.place, error)
-            return
-        self.open[request.number] = result
-        result.on_ready(self._on_ready)
-        if request.number in self._withdrawn:
-            result.cancel()
+    def _submit(self, endpoint: Endpoint, requests: Sequence[RemoteRequest]) -> None:
+        refused = endpoint.accept(requests)
+        if refused:
+            with self.lock:
+                for result, error in refused:
+                    request = cast("RemoteRequest", result)
+                    self._put_error(request.number, request.place, error)
+                self._publish()
+        if self._withdrawn:
+            for request in requests:
+                if request.number in self._withdrawn:
+                    request.cancel()
 
     def receive_parcel(self, number: int, fd: int) -> None:
         """The block of a request that will come next. Raises ValueError."""
@@ -188,7 +127,7 @@ class Channel:
     def withdraw(self, numbers: Sequence[int], *, expired: bool) -> None:
         """The answers to these requests are not wanted any more."""
         for number in numbers:
-            with self._lock:
+            with self.lock:
                 result = self.open.get(number)
                 if result is None and (number in self.open or number >= self._reader.next_number):
                     self._withdrawn.add(number)  # its hooks run, or its record is not taken yet
@@ -197,9 +136,9 @@ class Channel:
             elif result is not None:
                 result.cancel()
 
-    def opened(self, number: int, result: PendingResult) -> None:
+    def opened(self, number: int, result: Pending) -> None:
         """A request whose hooks ran here was submitted."""
-        with self._lock:
+        with self.lock:
             wanted = not self.closed and number not in self._withdrawn
             self.open[number] = result
         if not wanted:
@@ -207,22 +146,38 @@ class Channel:
 
     # --- outcomes --------------------------------------------------------------------------------
 
-    def _on_ready(self, results: Sequence[PendingResult]) -> None:
-        with self._lock:
-            for result in results:
-                self._put(cast("RemoteRequest", result.request), result)
-            self._publish()
+    def deliver(
+        self,
+        bucket: Bucket,
+        specs: Sequence[TensorSpec],
+        outputs: Arrays,
+        parts: Sequence[Part],
+        ready: list[Pending],
+    ) -> None:
+        """See `engine.runtime.pending.Origin`: the outputs are written where clients read them."""
+        check_outputs(bucket, specs, outputs)
+        with self.lock:
+            # the block of a request that has an outcome may be another one's by now
+            wanted = [part for part in parts if part.result.error is None]
+            placed = [(part.at, part.row_slice) for part in wanted]
+            for blocks, (at, slices) in by_memory(placed).items():
+                for place, spec in enumerate(specs):
+                    cast("Blocks", blocks).write(place, spec, outputs, at, slices)
+            now = parts[0].result.home.clock()
+            for result, row_slice, _ in wanted:
+                if cast("RemoteRequest", result).written(row_slice.count, now):
+                    ready.append(result)
 
-    def _put(self, request: RemoteRequest, result: PendingResult) -> None:
-        place, number = request.place, request.number
-        try:
-            arrays = result.result()
-            for field in request.layout.outputs:
-                field.view(place.memory.map, place.begin)[...] = arrays[field.name]
-        except BrimError as error:
-            self._put_error(number, place, error)
-            return
-        self._put_outcome(number, OUTPUTS)
+    def publish(self, results: Sequence[RemoteRequest]) -> None:
+        """Let the other process see these outcomes."""
+        with self.lock:
+            for result in results:
+                error = result.error
+                if error is None:
+                    self._put_outcome(result.number, OUTPUTS)
+                else:
+                    self._put_error(result.number, result.place, error)
+            self._publish()
 
     def _put_error(self, number: int, place: Place, error: BrimError) -> None:
         text = outcomes.error_text(error, place.capacity)
@@ -246,7 +201,7 @@ class Channel:
     def answer(self, request: PackedRequest, outcome: bytes | BrimError) -> None:
         """The outcome of a request whose hooks ran here: its packed outputs, or an error."""
         number, place = request.number, request.place
-        with self._lock:
+        with self.lock:
             if isinstance(outcome, BrimError):
                 self._put_error(number, place, outcome)
             elif len(outcome) <= place.capacity:
@@ -263,7 +218,7 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message, or keep it in the outbox until the other process reads."""
-        with self._lock:
+        with self.lock:
             self._send(message, None)
 
     def _send(self, message: Message, memory: SharedMemory | None) -> None:
@@ -273,7 +228,7 @@ class Channel:
 
     def flush(self) -> None:
         """Send what is in the outbox."""
-        with self._lock:
+        with self.lock:
             self._flush()
 
     def _flush(self) -> None:
@@ -294,10 +249,11 @@ class Channel:
         """The other process is gone: cancel what it has open. The memory goes with the last batch
         that reads it.
         """
-        with self._lock:
+        with self.lock:
             self.closed = True
             self.outbox.clear()
-        for result in list(self.open.values()):
+            left = list(self.open.values())
+        for result in left:
             if result is not None:
                 result.cancel()
         self.messages.sock.close()

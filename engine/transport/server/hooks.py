@@ -18,7 +18,8 @@ from engine.runtime.pending import PendingResult
 from engine.serving.endpoint import Endpoint
 from engine.transport.protocol.layout import pack, unpack
 from engine.transport.protocol.messages import Answer, Ask
-from engine.transport.server.channel import Channel, PackedRequest
+from engine.transport.server.channel import Channel
+from engine.transport.server.requests import PackedRequest
 
 log = logging.getLogger("brim.engine")
 

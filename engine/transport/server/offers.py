@@ -8,11 +8,11 @@ from typing import TypeVar
 from engine.models.model import ModelState
 from engine.serving.client import InProcessClient
 from engine.telemetry.snapshots import EngineSnapshot, EngineStatus, ModelStatus
-from engine.transport.protocol.layout import Layouts
 from engine.transport.protocol.messages import Accept, Offer, Refused
 from engine.transport.protocol.outcomes import error_of
 from engine.transport.protocol.status import LONGEST_REASON
-from engine.transport.server.channel import Channel, Served
+from engine.transport.server.channel import Channel
+from engine.transport.server.requests import Served
 
 S = TypeVar("S", bound=ModelStatus)
 
@@ -52,8 +52,7 @@ class Offers:
             if self.served[index] is not None or endpoint.status().state is not ModelState.READY:
                 continue
             offer = Offer.of(name, endpoint.interface, endpoint.snapshot().cost_table)
-            grid, signature = endpoint.config.grid, endpoint.interface.signature
-            self.served[index] = Served(endpoint, Layouts(signature), grid, offer.hooked)
+            self.served[index] = Served(endpoint)
             self._messages[name] = offer
             self._waiting[name] = set(self.channels)
             for channel in self.channels:

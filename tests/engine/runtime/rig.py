@@ -7,7 +7,7 @@ so a test can also assert what did *not* happen.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import Array, Arrays, Extent
 from engine.runtime.device_group import DeviceGroup, Replica
 from engine.runtime.pending import PendingResult
-from engine.runtime.request import Request
+from engine.runtime.request import QueuedRequest, Request
 from engine.runtime.work_queue import WorkQueue
 from engine.runtime.worker_threads import INLINE_S, WorkerThreads
 from engine.scheduling.admission import Quote
@@ -74,7 +74,13 @@ def a_request(
     )
 
 
-class WatchedScheduler(Scheduler[Request]):
+def queue(work: WorkQueue, pending: PendingResult) -> None:
+    """Submit one, or raise its refusal."""
+    for _, error in work.submit((pending,)):
+        raise error
+
+
+class WatchedScheduler(Scheduler[QueuedRequest]):
     """Tells when the thread that polls it has seen every change and waits."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -90,24 +96,32 @@ class WatchedScheduler(Scheduler[Request]):
             self._changes += 1
 
     @override
-    def enqueue(self, request: Request, quote: Quote, now: float) -> None:
+    def enqueue(self, request: QueuedRequest, quote: Quote, now: float) -> None:
         if self.wakes_on_arrival:  # otherwise the dispatcher is not woken
             self.changed()
         super().enqueue(request, quote, now)
 
     @override
-    def discard(self, request: Request) -> None:
+    def admit(self, requests: Sequence[QueuedRequest], now: float) -> int:
+        woken = self.wakes_on_arrival
+        admitted = super().admit(requests, now)
+        if woken and admitted:
+            self.changed()
+        return admitted
+
+    @override
+    def discard(self, request: QueuedRequest) -> None:
         self.changed()
         super().discard(request)
 
     @override
-    def complete(self, launch: Launch[Request], now: float, *, failed: bool = False) -> float:
+    def complete(self, launch: Launch[QueuedRequest], now: float, *, failed: bool = False) -> float:
         if len(self.queue):  # otherwise the dispatcher is not woken
             self.changed()
         return super().complete(launch, now, failed=failed)
 
     @override
-    def abort(self, launch: Launch[Request], now: float) -> None:
+    def abort(self, launch: Launch[QueuedRequest], now: float) -> None:
         self.changed()
         super().abort(launch, now)
 
@@ -194,7 +208,7 @@ class Rig:
     def submit(self, *values: float, timeout_s: float = 300.0) -> PendingResult:
         """Submit one row per value."""
         pending = self.pending(*values, timeout_s=timeout_s)
-        self.work.submit(pending)
+        queue(self.work, pending)
         return pending
 
     def hold(self) -> None:

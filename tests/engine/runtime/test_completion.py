@@ -11,7 +11,8 @@ import pytest
 
 from engine.errors import ExecutionFailed, ModelFailed, NonFiniteOutput
 from engine.models.tensors import Array, Arrays, TensorSpec
-from engine.runtime import completion, dispatcher
+from engine.runtime import dispatcher
+from engine.runtime import pending as pending_module
 from engine.runtime.pending import PendingResult
 from engine.telemetry.snapshots import LoadSnapshot
 from engine.testing import PuppetExecutable, double_plus_one, puppet_model
@@ -46,8 +47,8 @@ def test_a_batch_says_how_long_it_took(rig: Rig) -> None:
     pending = rig.submit(1)
     (report,) = rig.reports(1)
     assert (report.gather_s, report.execute_s, report.failed) == (0.0, 0.25, False)
-    assert pending.trace.launched_at == 1000.0
-    assert pending.trace.finished_at == 1000.25
+    assert pending.launched_at == 1000.0
+    assert pending.finished_at == 1000.25
 
 
 def test_every_time_in_a_trace_is_when_it_says(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,15 +60,15 @@ def test_every_time_in_a_trace_is_when_it_says(rig: Rig, monkeypatch: pytest.Mon
         return slow
 
     monkeypatch.setattr(dispatcher, "gather", taking(1.0, dispatcher.gather))
-    monkeypatch.setattr(completion, "scatter", taking(8.0, completion.scatter))
+    monkeypatch.setattr(pending_module, "copy_outputs", taking(8.0, pending_module.copy_outputs))
     rig.devices[1].function = taking(4.0, double_plus_one)
     pending = rig.submit(1)
     (report,) = rig.reports(1)
     assert (report.gather_s, report.execute_s, report.scatter_s) == (1.0, 4.0, 8.0)
-    assert pending.trace.gathering_at == 1000.0
-    assert pending.trace.launched_at == 1001.0
-    assert pending.trace.computed_at == 1005.0
-    assert pending.trace.finished_at == 1013.0
+    assert pending.gathering_at == 1000.0
+    assert pending.launched_at == 1001.0
+    assert pending.computed_at == 1005.0
+    assert pending.finished_at == 1013.0
 
 
 def test_a_split_request_computes_from_its_first_launch_to_its_last_end(
@@ -81,7 +82,7 @@ def test_a_split_request_computes_from_its_first_launch_to_its_last_end(
     pending = rig.submit(*range(8))
     assert_answers(pending, *range(8))
     assert [report.rows for report in rig.reports(2)] == [4, 4]
-    assert (pending.trace.launched_at, pending.trace.computed_at) == (1000.0, 1002.0)
+    assert (pending.launched_at, pending.computed_at) == (1000.0, 1002.0)
 
 
 def test_a_batch_behind_another_is_timed_from_the_end_of_that_one(make_rig: RigMaker) -> None:

@@ -28,6 +28,7 @@ from tests.engine.runtime.rig import (
     assert_answers,
     assert_threads_end,
     error_of,
+    queue,
 )
 
 # --- coalesce ------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def test_models_get_their_part_of_the_device_by_weight(clock: FakeClock) -> None
     for value, work in enumerate(works):
         for _ in range(30):
             request = a_request(rows(value), clock(), 1000.0)
-            work.submit(PendingResult(request, clock, lambda _results: None, work))
+            queue(work, PendingResult(request, clock, lambda _results: None, work))
     for each in threads:
         each.start()
     for count in range(1, 37):

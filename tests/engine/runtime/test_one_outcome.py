@@ -22,7 +22,7 @@ from engine.runtime.pending import PendingResult
 from engine.runtime.request import Request
 from engine.runtime.work_queue import Dispatch, Expiry
 from engine.testing import FakeClock
-from tests.engine.runtime.rig import Rig, Setup
+from tests.engine.runtime.rig import Rig, Setup, queue
 
 UNLUCKY = 13.0
 
@@ -59,9 +59,9 @@ class OneOutcome(RuleBasedStateMachine):
     )
     def submit(self, values: list[float], timeout_s: float) -> None:
         pending = self.rig.pending(*values, timeout_s=timeout_s)
-        pending._finished = self.finished
+        pending.home = pending.home._replace(finished=self.finished)
         try:
-            self.work.submit(pending)
+            queue(self.work, pending)
         except (Refused, ModelFailed):
             assert not pending.ready
             return

@@ -96,7 +96,7 @@ def test_an_answer_is_the_outcome(rig: Rig) -> None:
     assert pending.wait(0)
     assert answer(pending) == [0, 1, 2]
     assert rig.finished == [None]
-    assert pending.trace.finished_at == rig.clock.now
+    assert pending.finished_at == rig.clock.now
 
 
 @given(data=st.data())
@@ -237,7 +237,7 @@ def test_a_recorder_that_fails_does_not_keep_the_client_waiting(rig: Rig) -> Non
     def broken(_results: Sequence[PendingResult]) -> None:
         raise ZeroDivisionError
 
-    pending._finished = broken
+    pending.home = pending.home._replace(finished=broken)
     with pytest.raises(ZeroDivisionError):
         pending.fail(ModelFailed("broken"))
     assert pending.wait(0)
@@ -313,7 +313,8 @@ def test_expiring_waits_for_a_thread_that_has_set_the_outcome_and_not_notified_y
                 waited_for.set()
             return super().wait(timeout)
 
-    pending._finished, pending._event = count, Done()
+    pending.home = pending.home._replace(finished=count)
+    pending._event = Done()
     setter = threading.Thread(target=deliver, args=(pending,))
     setter.start()
     assert deciding.wait(30)
@@ -358,12 +359,16 @@ def test_a_request_keeps_what_was_prepared_and_its_priority() -> None:
     assert request.rows == 1
 
 
-def test_a_trace_has_no_times_before_they_come(rig: Rig) -> None:
+def test_a_result_has_no_times_before_they_come(rig: Rig) -> None:
     pending = rig.pending(timeout_s=3.0)
     assert pending.request.enqueued_at == rig.clock.now
     assert pending.deadline == pending.request.deadline == rig.clock.now + 3.0
-    trace = pending.trace
-    times = (trace.gathering_at, trace.launched_at, trace.computed_at, trace.finished_at)
+    times = (
+        pending.gathering_at,
+        pending.launched_at,
+        pending.computed_at,
+        pending.finished_at,
+    )
     assert times == (None,) * 4
 
 

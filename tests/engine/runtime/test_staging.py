@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ class Request:
     enqueued_at: float = 0.0
     deadline: float = 0.0
     priority: int = DEFAULT_PRIORITY
+    memory: ClassVar[None] = None
 
     @property
     def rows(self) -> int:

@@ -19,7 +19,7 @@ from engine.runtime.work_queue import Dispatch, WorkQueue
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.request_queue import DEFAULT_PRIORITY
 from engine.telemetry.snapshots import LoadSnapshot
-from tests.engine.runtime.rig import Rig, RigMaker, assert_answers, error_of
+from tests.engine.runtime.rig import Rig, RigMaker, assert_answers, error_of, queue
 
 
 def test_the_load_says_how_old_the_oldest_batch_is(rig: Rig) -> None:
@@ -48,7 +48,7 @@ def test_a_refused_request_has_no_outcome_and_is_not_queued(make_rig: RigMaker) 
     rig = make_rig(max_rows=1)
     pending = rig.pending(1, 2)
     with pytest.raises(QueueFull):
-        rig.work.submit(pending)
+        queue(rig.work, pending)
     assert not pending.ready
     assert rig.work.load().queued_rows == 0
 

@@ -19,6 +19,7 @@ from tests.engine.runtime.rig import (
     assert_answers,
     assert_threads_end,
     error_of,
+    queue,
 )
 
 
@@ -124,7 +125,7 @@ def test_a_death_between_two_answers_of_one_batch_leaves_no_request_behind(
     rig = make_rig(depth=1)
     rig.occupy()
     first, second = rig.submit(1), rig.pending(2, kind=Fatal)
-    rig.work.submit(second)
+    queue(rig.work, second)
     rig.quiet()
     rig.free()
     assert rig.died.wait(PATIENCE_S)
@@ -141,7 +142,7 @@ def test_a_death_while_answers_are_counted_keeps_no_client_waiting(make_rig: Rig
     def fall(_results: Sequence[PendingResult]) -> None:
         raise Death
 
-    results[0]._finished = fall
+    results[0].home = results[0].home._replace(finished=fall)
     rig.free()
     assert rig.died.wait(PATIENCE_S)
     for pending, value in zip(results, (1, 2), strict=True):

@@ -42,7 +42,7 @@ def closed_loop(
     for _ in range(batches):
         now += 1.0
         while arriving and arriving[0] <= now:
-            detector.arrived(1, heappop(arriving))
+            detector.arrived((1,), heappop(arriving))
             waiting += 1
         answered = min(at_once, waiting)
         waiting -= answered
@@ -65,7 +65,7 @@ def poisson(
     for end in range(1, batches + 1):
         running, gathered = gathered, 0
         while at <= end:
-            detector.arrived(1, at)
+            detector.arrived((1,), at)
             gathered += 1
             at += rng.expovariate(per_batch)
         if running:
@@ -109,7 +109,7 @@ def test_with_several_batches_in_flight_they_are_detected_too() -> None:
         detector.completed(4, now)
         detector.completed(4, now + 0.1)
         for client in range(8):
-            detector.arrived(1, now + 0.2 + client / 100)
+            detector.arrived((1,), now + 0.2 + client / 100)
         now += 1.0
     assert detector.detected
     assert 0.17 < detector.delay_s < 0.4
@@ -136,7 +136,7 @@ def test_a_closed_loop_ends_when_other_clients_arrive(detector: ClosedLoopDetect
     assert detector.detected
     for _ in range(10):  # none of these was answered before
         ended += LIMIT_S + 1
-        detector.arrived(1, ended)
+        detector.arrived((1,), ended)
     assert not detector.detected
 
 
@@ -155,9 +155,9 @@ def test_answered_rows_are_outstanding_until_as_many_have_arrived(
 ) -> None:
     detector.completed(3, 10.0)
     assert detector.outstanding(10.0)[0] == 3
-    detector.arrived(2, 10.5)
+    detector.arrived((2,), 10.5)
     assert detector.outstanding(10.5)[0] == 1
-    detector.arrived(1, 11.0)
+    detector.arrived((1,), 11.0)
     assert detector.outstanding(11.0) == (0, 11.0)
     # the first sample deviates by half of itself; and 10 % more
     assert detector.delay_s == pytest.approx(1.1 * 2.0)
@@ -167,7 +167,7 @@ def test_batches_that_are_answered_one_after_the_other_add_up(detector: ClosedLo
     detector.completed(3, 10.0)
     detector.completed(2, 11.0)
     assert detector.outstanding(11.0)[0] == 5
-    detector.arrived(4, 11.5)
+    detector.arrived((4,), 11.5)
     assert detector.outstanding(11.5)[0] == 1
 
 
@@ -175,7 +175,7 @@ def test_rows_beyond_the_outstanding_ones_do_not_count_for_later_batches(
     detector: ClosedLoopDetector,
 ) -> None:
     detector.completed(1, 10.0)
-    detector.arrived(5, 10.1)
+    detector.arrived((5,), 10.1)
     detector.completed(2, 11.0)
     assert detector.outstanding(11.0)[0] == 2
 
@@ -217,7 +217,10 @@ def test_outstanding_rows_are_never_negative(
     detector, now, answered = ClosedLoopDetector(limit_s), 0.0, 0
     for answers, rows, passes in events:
         now += passes
-        (detector.completed if answers else detector.arrived)(rows, now)
+        if answers:
+            detector.completed(rows, now)
+        else:
+            detector.arrived((rows,), now)
         answered += rows * answers
         outstanding, by = detector.outstanding(now)
         assert 0 <= outstanding <= answered

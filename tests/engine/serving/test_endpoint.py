@@ -89,7 +89,7 @@ def test_every_accepted_request_is_counted_with_its_one_outcome(live: LifeMaker)
         padded_rows=5,
     )
     assert [rows for _, rows, _ in life.observer.named("refused")] == [1]
-    assert sum(rows for _, rows in life.observer.named("queued")) == 5
+    assert len(life.observer.named("queued")) == 5
 
 
 def test_a_failed_batch_and_its_padding_are_counted(ready: Life) -> None:

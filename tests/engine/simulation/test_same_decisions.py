@@ -202,11 +202,10 @@ class Server:
             processor=HostProcessor(),
         )
         self.numbers[request] = len(self.numbers)
-        try:
-            self.work.submit(PendingResult(request, self.clock, lambda _results: None, self.work))
-        except Shed:
-            return False
-        return True
+        result = PendingResult(request, self.clock, lambda _results: None, self.work)
+        refused = self.work.submit((result,))
+        assert all(isinstance(error, Shed) for _, error in refused)
+        return not refused
 
     def batch_done(self, report: BatchReport) -> None:
         self.observer.batch_done("puppet", report)

@@ -25,7 +25,7 @@ HOOKS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "verified": (("m", Bucket(1), 0.5), ("m", Bucket(1))),
     "startup_finished": ((), ()),
     "compiled_after_ready": ((), ()),
-    "queued": (("m", 3), ("m", 3)),
+    "queued": (("m", 1), ("m",)),
     "refused": (("m", 3, FULL), ("m", 3, FULL)),
     "batch_done": (("m", BATCH), ("m", BATCH)),
     "requests_done": (("m", [REQUEST]), ("m", REQUEST)),
@@ -74,7 +74,7 @@ def test_those_who_are_told_by_one_who_is_told_hear_once() -> None:
     both = Observers([outer, Observers([Observers([inner])])])
     both.queued("m", 1)
     assert both.all == (outer, inner)
-    assert inner.events == outer.events == [("queued", "m", 1)]
+    assert inner.events == outer.events == [("queued", "m")]
 
 
 def test_who_does_not_override_a_hook_is_not_called() -> None:

@@ -80,7 +80,7 @@ def test_a_new_recorder_has_recorded_nothing(recorder: ModelRecorder) -> None:
 def test_a_request_is_counted_once_by_its_outcome(
     recorder: ModelRecorder, error: BrimError | None, outcome: str
 ) -> None:
-    recorder.queued("m", 3)
+    recorder.queued("m", 1)
     recorder.requests_done("m", [report(error)])
     counts = recorder.activity().counts
     assert counts.accepted == 1

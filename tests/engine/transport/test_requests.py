@@ -504,7 +504,9 @@ def test_a_hook_still_running_when_its_client_disconnects_is_not_answered(
     assert entered.wait(PATIENCE_S)
     result.cancel()
     rig.client.snapshot()  # the engine has read the withdrawal
+    rig.hold()  # its batch must not end before it is cancelled
     gate.set()
     rig.until(lambda: rig.client.snapshot().models[0].activity.counts.cancelled == 1)
+    rig.release()
     assert type(error_of(result)) is Cancelled
     rig.until(lambda: rig.free_bytes() == SLAB)

@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app.http.routes.inference import HEADER_LENGTH
-from engine.errors import Cancelled, QueueFull
+from engine.errors import BrimError, Cancelled, QueueFull
 from engine.models.config import ModelConfig
 from engine.models.model import Model
 from engine.models.processor import Prepared
 from engine.models.tensors import LENGTH, Arrays, TensorSpec
-from engine.runtime.pending import PendingResult
-from engine.runtime.request import Request
+from engine.runtime.pending import Pending
+from engine.runtime.request import QueuedRequest
 from engine.scheduling.request_queue import DEFAULT_PRIORITY
 from engine.testing import (
     PUPPET_SPEC_IN,
@@ -182,22 +183,22 @@ def test_a_large_answer_is_compressed_and_its_header_length_is_that_of_what_is_i
 
 
 @pytest.fixture
-def submitted(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+def submitted(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[QueuedRequest]:
     """All requests, in the order of their arrival."""
-    found: list[Request] = []
+    found: list[QueuedRequest] = []
     endpoint = served.engine.endpoint("puppet")
-    submit = endpoint.submit
+    accept = endpoint.accept
 
-    def watched(request: Request) -> PendingResult:
-        found.append(request)
-        return submit(request)
+    def watched(results: Sequence[Pending]) -> list[tuple[Pending, BrimError]]:
+        found.extend(result.request for result in results)
+        return accept(results)
 
-    monkeypatch.setattr(endpoint, "submit", watched)
+    monkeypatch.setattr(endpoint, "accept", watched)
     return found
 
 
 def test_the_priority_and_the_timeout_of_a_request_reach_the_engine(
-    served: Served, submitted: list[Request]
+    served: Served, submitted: list[QueuedRequest]
 ) -> None:
     wishes = {"priority": 3, "timeout": 1_500_000}
     served.client.post(INFER, json=body(1.0, parameters=wishes))
@@ -220,7 +221,7 @@ def test_the_priority_and_the_timeout_of_a_request_reach_the_engine(
 )
 def test_a_deadline_may_come_in_a_header_and_the_shorter_one_counts(
     served: Served,
-    submitted: list[Request],
+    submitted: list[QueuedRequest],
     header: str,
     parameter: int | None,
     seconds: float,

@@ -1,0 +1,122 @@
+"""What the engine's process keeps of a request of another process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol, Self, cast
+
+from typing_extensions import override
+
+from engine.models.tensors import Arrays
+from engine.runtime.pending import Home, Listener, Origin, Pending
+from engine.serving.endpoint import Endpoint
+from engine.transport.protocol.layout import MAX_LAYOUTS, Layout, Layouts
+from engine.transport.server.blocks import Place
+
+_IN_BLOCK: Final[Arrays] = {}
+"""The outcome of a request whose outputs are in its block."""
+
+
+class RemoteOrigin(Origin, Protocol):
+    """The process that a request came from. `lock` guards the outcomes of all its requests."""
+
+    lock: threading.Lock
+
+    def publish(self, results: Sequence[RemoteRequest]) -> None:
+        """Let it see these outcomes."""
+
+
+class RemoteRequest(Pending):
+    """A request of another process, and its outcome. Its rows stay in their block: the scheduler
+    and the staging read one object of fixed fields, and no array is made for it.
+    """
+
+    __slots__ = (
+        "bucket_length",
+        "deadline",
+        "enqueued_at",
+        "layout",
+        "memory",
+        "number",
+        "place",
+        "priority",
+        "rows",
+        "rows_missing",
+    )
+
+    def __init__(
+        self, origin: RemoteOrigin, home: Home, place: Place, record: Sequence[Any], shape: Shape
+    ) -> None:
+        """`record` is that of the ring."""
+        super().__init__(home, origin.lock, origin)
+        self.place = place
+        self.memory = place.blocks
+        self.number, self.enqueued_at, self.deadline, _, self.rows = record[:5]
+        self.priority = record[9]
+        self.layout, self.bucket_length = shape
+        self.rows_missing = self.rows
+
+    @property
+    @override
+    def request(self) -> Self:
+        return self
+
+    def written(self, rows: int, now: float) -> bool:
+        """So many rows of its outputs are in the block. Returns whether that is the outcome. Hold
+        the lock.
+        """
+        self.rows_missing -= rows
+        if self.rows_missing < 0:
+            raise AssertionError(f"{self!r} was given rows twice; this is a bug")
+        if self.rows_missing or self._outcome is not None:
+            return False
+        self._outcome = _IN_BLOCK
+        self.finished_at = now
+        return True
+
+    @override
+    def set_ready(self) -> Listener:
+        return cast("RemoteOrigin", self.origin).publish
+
+
+class Shape(NamedTuple):
+    """What follows from the rows of a request and their length."""
+
+    layout: Layout
+    bucket_length: int | None
+
+
+class Served:
+    """A version that other processes may send requests to."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.home = endpoint.home
+        self._layouts = Layouts(endpoint.interface.signature)
+        self._grid = endpoint.config.grid
+        self._shapes: dict[tuple[int, int], Shape] = {}
+
+    def shape(self, rows: int, length: int) -> Shape:
+        """That of a request with so many rows of this length, 0 for none."""
+        shape = self._shapes.get((rows, length))
+        if shape is None:
+            if len(self._shapes) >= MAX_LAYOUTS:
+                self._shapes.clear()
+            layout = self._layouts.of(rows, length or None)
+            shape = Shape(layout, self._grid.fit_length(length or None))
+            self._shapes[rows, length] = shape
+        return shape
+
+
+@dataclass(slots=True, eq=False)
+class PackedRequest:
+    """A request whose hooks run in this process."""
+
+    number: int
+    place: Place
+    size: int
+    deadline: float
+    priority: int
+    endpoint: Endpoint
