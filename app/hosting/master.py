@@ -167,9 +167,11 @@ class Master:
         """Where gunicorn listens: it may have been told another address, or have got its sockets.
         With `reuse_port` each worker opens its own.
         """
-        listens = [str(listener) for listener in server.LISTENERS] or [self.settings.url]
-        scheme, _, bind = listens[0].partition("://")
-        return listens[0] if not bind else local_url(bind).replace("http", scheme, 1)
+        if not server.LISTENERS:
+            return _address_url(server.cfg.address[0], "https" if server.cfg.is_ssl else "http")
+        listens = str(server.LISTENERS[0])
+        scheme, _, bind = listens.partition("://")
+        return listens if not bind else local_url(bind).replace("http", scheme, 1)
 
     def _end(self) -> None:
         self._ending = True
@@ -187,7 +189,8 @@ class Master:
         """
         taken = {other.slot for other in server.WORKERS.values()}
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-        if worker.slot < len(self._counts):
+        if worker.slot < len(self._counts) and not server.cfg.reuse_port:
+            # with `reuse_port` no other worker can accept what one leaves
             worker.connection_counts = self._counts
 
     def child_exit(self, _server: Any, worker: Any) -> None:
@@ -235,6 +238,15 @@ def _before(number: int, call: Callable[[], None]) -> None:
             gunicorns(number, frame)
 
     signal.signal(number, handle)
+
+
+def _address_url(address: str | tuple[str, int], scheme: str) -> str:
+    """The URL of an address in gunicorn's form."""
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address
+    bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return local_url(bind).replace("http", scheme, 1)
 
 
 def _count(number: int, what: str) -> str:

@@ -11,14 +11,14 @@ from typing import Any, Final, Protocol, cast
 from flask import Flask, Request, Response
 from flask import request as proxy
 
-from app.http.responses.deferred import Deferred
+from app.http.responses.deferred import Deferred, PendingAnswer
 from engine.api import EngineClient
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Identified:
-    """A request with an id, its arrival on `time.perf_counter`, and its deferred answer.
+    """A request with an id, its arrival on `time.perf_counter`, and its pending answer.
 
     The id is the client's if that is printable and short, otherwise 32 random hexadecimal digits.
     """
@@ -28,17 +28,17 @@ class Identified:
     def identify(self, environ: dict[str, Any]) -> None:
         """Set the attributes."""
         self.begun_at = time.perf_counter()
-        self.deferred: Deferred | None = None
+        self.pending: PendingAnswer | None = None
         self.request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
         if not _REQUEST_ID.fullmatch(self.request_id):
             # an id is no secret, and the system's generator costs a system call
             self.request_id = f"{random.getrandbits(128):032x}"
 
     def give_up(self) -> None:
-        """The deferred answer will not be sent: cancel it."""
-        deferred, self.deferred = self.deferred, None
-        if deferred is not None:
-            deferred.close()
+        """The pending answer will not be sent: cancel it."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.close()
 
 
 class BrimRequest(Request, Identified):
@@ -67,19 +67,24 @@ def this_request() -> BrimRequest:
     return cast("BrimRequest", proxy._get_current_object())  # type: ignore[attr-defined]
 
 
-def finish(request: Identified, response: Response) -> None:
+def finish(request: Identified, response: Response | PendingAnswer) -> None:
     """Give the response the id of its request."""
     response.headers["X-Request-Id"] = request.request_id
-    if response is not request.deferred:
+    answer = response.answer if isinstance(response, Deferred) else response
+    if answer is not request.pending:
         request.give_up()  # a hook has replaced it
 
 
 def note(
-    metrics: HttpMetrics, request: Identified, response: Response, method: str, rule: str
+    metrics: HttpMetrics,
+    request: Identified,
+    response: Response | PendingAnswer,
+    method: str,
+    rule: str,
 ) -> None:
     """Count the request when its answer is known."""
     count = partial(metrics.note, method, rule, request.begun_at)
-    if isinstance(response, Deferred):
+    if isinstance(response, Deferred | PendingAnswer):
         response.then(lambda answer: count(answer.status_code))
     else:
         count(response.status_code)

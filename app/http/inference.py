@@ -11,7 +11,7 @@ from typing import Final
 
 from app.http import errors
 from app.http.hooks import Identified
-from app.http.responses.deferred import Deferred
+from app.http.responses.deferred import PendingAnswer
 from app.http.responses.operation import TIMEOUT_HEADER
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services
@@ -68,8 +68,8 @@ class InferenceContext:
         encode: Callable[[PendingResult, Arrays], PreparedResponse],
         timeout_s: float | None = None,
         priority: int = 0,
-    ) -> Deferred:
-        """Submit, and return the response that becomes `encode(pending, outputs)`, or an error.
+    ) -> PendingAnswer:
+        """Submit, and return the answer that becomes `encode(pending, outputs)`, or an error.
 
         `encode` is called after Flask's request has ended. The timeout is the shorter one of
         `timeout_s`, which comes from the body, and the header's. A disconnect cancels the request.
@@ -99,9 +99,9 @@ class InferenceContext:
             permit.release()
 
         inline = _inline(self.interface, pending)
-        deferred = Deferred(pending, finish, release, inline=inline)
-        request.deferred = deferred
-        return deferred
+        answer = PendingAnswer(pending, finish, release, inline=inline)
+        request.pending = answer
+        return answer
 
 
 def _shorter(header: str | None, timeout_s: float | None) -> float | None:

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -335,9 +336,17 @@ def call_listeners(listened: Iterable[tuple[Callable[[Sequence[T]], object] | No
     for listener, result in listened:
         if listener is not None:
             by_listener.setdefault(listener, []).append(result)
-    with ExitStack() as listeners:  # each is called, also where another raises
-        for listener, group in by_listener.items():
-            listeners.callback(listener, group)
+    call_each([partial(listener, group) for listener, group in by_listener.items()])
+
+
+def call_each(calls: Sequence[Callable[[], object]]) -> None:
+    """Call each, also where another raises."""
+    if len(calls) == 1:  # an ExitStack takes 3 us
+        calls[0]()
+        return
+    with ExitStack() as each:
+        for call in calls:
+            each.callback(call)
 
 
 def fail_all(outcomes: Iterable[tuple[Pending, BrimError]]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -20,8 +19,7 @@ from engine.scheduling.scheduler import Reason
 log = logging.getLogger("brim.engine")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchReport:
+class BatchReport(NamedTuple):
     """One batch that has completed or failed. `rows` are the real ones.
 
     `execute_s` is the time on the device: it counts from the launch, or from the end of the

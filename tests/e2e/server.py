@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,13 @@ class Server:
     """One server process; `log` is its output."""
 
     def __init__(
-        self, command: list[str], port: int, log: Path, env: dict[str, str], cwd: Path = ROOT
+        self,
+        command: list[str],
+        port: int,
+        log: Path,
+        env: dict[str, str],
+        cwd: Path = ROOT,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -39,7 +45,12 @@ class Server:
         self.log_directory = log.parent
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, cwd=cwd, env=os.environ | env
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=os.environ | env,
+                pass_fds=pass_fds,
             )
 
     @property

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from tests.e2e.server import BIN, PATIENCE_S, ROOT, Server
+from tests.e2e.server import BIN, PATIENCE_S, ROOT, Server, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -268,7 +268,7 @@ def test_nothing_is_lost_while_a_process_is_stopped(
     os.kill(pid, signal.SIGSTOP)
     try:
         asked = [pool.submit(brim.ask, float(value)) for value in range(12)]
-        time.sleep(1.0)
+        time.sleep(5.0)
     finally:
         os.kill(pid, signal.SIGCONT)
     answers = [answered.result(PATIENCE_S) for answered in asked]
@@ -462,3 +462,33 @@ def test_the_address_that_gunicorn_was_given_is_named(
     server.until(server.ready, "readiness")
     assert f"listening on {server.url}; try: curl -s {server.url}/v2" in server.log
     assert server.stop() == 0
+
+
+def test_a_socket_that_systemd_hands_over_is_served_and_named(
+    tmp_path: Path, digits_config: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        # systemd's protocol: the first socket is descriptor 3, for the process with this number
+        handed = f"exec 3<&{listener.fileno()}; export LISTEN_FDS=1 LISTEN_PID=$$; exec"
+        command = f"{handed} {BIN / 'brim'} serve {digits_config} --workers 2"
+        passed = [listener.fileno()]
+        server = Server(["bash", "-c", command], port, tmp_path / "log", {}, pass_fds=passed)
+    server.until(server.ready, "readiness")
+    assert f"listening on {server.url}; try:" in server.log
+    assert server.stop() == 0
+
+
+def test_with_reuse_port_two_servers_listen_on_one_port(
+    start: Callable[..., Server], digits_config: Path
+) -> None:
+    gunicorn = [str(BIN / "gunicorn"), "-c", "configs/gunicorn.py", "--reuse-port"]
+    command = [*gunicorn, "-b", f"127.0.0.1:{free_port()}", "app.wsgi:app"]
+    first, second = (start(digits_config, *command, BRIM_CONFIG=str(digits_config)) for _ in "12")
+    for server in (first, second):
+        server.url = f"http://{command[-2]}"
+        server.until(lambda: f"try: curl -s {first.url}/v2" in server.log, "start")  # noqa: B023
+    first.until(first.ready, "readiness")
+    assert first.stop() == 0
+    second.until(second.ready, "readiness")
+    assert second.stop() == 0

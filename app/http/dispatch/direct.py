@@ -20,6 +20,7 @@ from flask import Flask, Response
 from app.http import bodies, errors, hooks
 from app.http.dispatch.routing import RememberingMap
 from app.http.hooks import HttpMetrics, Identified
+from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import Environ, StartResponse
 from app.http.routes import inference
 from app.http.services import Services
@@ -40,7 +41,7 @@ SIGNALS: Final = (
 class DirectRequest(Identified):
     """A request that Flask does not see."""
 
-    __slots__ = ("begun_at", "deferred", "environ", "request_id")
+    __slots__ = ("begun_at", "environ", "pending", "request_id")
 
     def __init__(self, environ: Environ) -> None:
         self.environ = environ
@@ -77,7 +78,9 @@ class DirectInference:
         hooks.note(self._metrics, request, response, "POST", known.rule.rule)
         return response(environ, start_response)
 
-    def _respond(self, request: DirectRequest, args: Mapping[str, Any], length: int) -> Response:
+    def _respond(
+        self, request: DirectRequest, args: Mapping[str, Any], length: int
+    ) -> Response | PendingAnswer:
         environ = request.environ
         read = partial(bodies.read_all, environ["wsgi.input"], length)
         try:

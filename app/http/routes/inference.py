@@ -13,7 +13,7 @@ from app.http.codecs import oip
 from app.http.codecs.messages import InferResponse
 from app.http.hooks import Identified, this_request
 from app.http.inference import InferenceContext
-from app.http.responses.deferred import Deferred
+from app.http.responses.deferred import Deferred, PendingAnswer
 from app.http.responses.operation import BINARY, HEADER_LENGTH, INFERENCE, JSON, Operation
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services, services
@@ -31,7 +31,7 @@ _LENGTH_KEY: Final = f"HTTP_{HEADER_LENGTH.replace('-', '_').upper()}"
 def infer(name: str, version: str | None = None) -> Response:
     """JSON, JSON with binary tensors after it, or one raw tensor."""
     request = this_request()
-    return submit(request, services(), partial(body.read, request), name, version)
+    return Deferred(submit(request, services(), partial(body.read, request), name, version))
 
 
 def submit(
@@ -40,7 +40,7 @@ def submit(
     read: Callable[[], bytes],
     name: str,
     version: str | None = None,
-) -> Deferred:
+) -> PendingAnswer:
     """Decode and submit a request, whose body `read()` returns. Raises its refusal.
 
     Needs nothing of Flask's context.

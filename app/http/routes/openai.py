@@ -11,6 +11,7 @@ from app.http.codecs import openai
 from app.http.codecs.messages import Answer, parse
 from app.http.hooks import this_request
 from app.http.inference import InferenceContext
+from app.http.responses.deferred import Deferred
 from app.http.responses.operation import INFERENCE, JSON, UNKNOWN, Operation, answers
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
@@ -37,7 +38,7 @@ def embeddings() -> Response:
             content = openai.encode(sent, outputs[vector.name], pending.request.prepared.tokens)
             return body.answer(content, JSON, accepts)
 
-        return context.run({text.name: sentences}, encode)
+        return Deferred(context.run({text.name: sentences}, encode))
 
 
 class OpenAIModel(Answer, frozen=True):

@@ -32,6 +32,9 @@ class Home(Protocol):
     def model_status(self, index: int) -> ModelStatus:
         """The status of a model, from the page."""
 
+    def known_status(self, index: int) -> ModelStatus:
+        """The same, whether the engine still writes the page or not."""
+
     def load(self, index: int) -> tuple[LoadSnapshot, float] | None:
         """The load of a model and when it was so, if that is less than `FRESH_S` ago."""
 
@@ -73,7 +76,7 @@ class RemoteEndpoint:
         return self._offered().interface
 
     def _offered(self) -> Offered:
-        offered, status = self.offered, self._home.model_status(self._index)
+        offered, status = self.offered, self._home.known_status(self._index)
         if offered is None or status.state is not ModelState.READY:
             raise refusal(self.name, status.state, status.reason, status.progress)
         return offered

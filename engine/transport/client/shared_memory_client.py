@@ -260,9 +260,13 @@ class SharedMemoryClient:
 
     def model_status(self, index: int) -> ModelStatus:
         """The status of a model, from the page."""
+        return self._timed(self.known_status(index))
+
+    def known_status(self, index: int) -> ModelStatus:
+        """The same, whether the engine still writes the page or not."""
         status = self._page.read()
         if status is None:
-            return self._masked(unknown(list(self._endpoints.values())[index].config))
+            return unknown(list(self._endpoints.values())[index].config)
         return self._masked(status.models[index])
 
     def _masked(self, model: M) -> M:
@@ -275,8 +279,12 @@ class SharedMemoryClient:
             if self._lost_engine:  # the page is still that of its last moment
                 return replace(model, state=ModelState.LOADING, reason=LOST)
             return replace(model, state=ModelState.WARMING)
+        return model
+
+    def _timed(self, model: M) -> M:
+        """Stalled, if it serves and the page is old."""
         silent_s = time.monotonic() - self._page.beaten_at
-        if silent_s > SILENT_S:
+        if model.state is ModelState.READY and silent_s > SILENT_S:
             return replace(model, load=replace(model.load, stalled_s=silent_s))
         return model
 
@@ -298,7 +306,8 @@ class SharedMemoryClient:
             self._last = _SNAPSHOT.decode(self._asks.ask(link))
         except EngineLost:
             return self._remembered()
-        return replace(self._last, models=tuple(map(self._masked, self._last.models)))
+        models = tuple(self._timed(self._masked(model)) for model in self._last.models)
+        return replace(self._last, models=models)
 
     def _remembered(self) -> EngineSnapshot:
         before = {} if self._last is None else {model.name: model for model in self._last.models}

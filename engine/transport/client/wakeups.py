@@ -24,6 +24,7 @@ class Wakeups:
         self._stop = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.hosted = False
 
     @property
@@ -56,8 +57,12 @@ class Wakeups:
             self._take()
 
     def close(self) -> None:
-        """End the thread. Idempotent."""
-        if self._epoll.closed:
+        """End the thread. Idempotent, also for several threads at once: a process group's SIGTERM
+        reaches a worker twice.
+        """
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if closed:
             return
         if self._thread is not None:
             os.eventfd_write(self._stop, 1)

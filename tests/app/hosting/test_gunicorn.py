@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from app.hosting import gunicorn as hosting
 from app.hosting.master import Master
@@ -129,12 +130,29 @@ def test_the_config_file_for_gunicorn_has_the_options_of_brim_serve(
         (["http://0.0.0.0:81"], "http://127.0.0.1:81"),
         (["https://[::1]:81", "http://127.0.0.1:82"], "https://[::1]:81"),
         (["unix:/run/brim.sock"], "unix:/run/brim.sock"),
-        ([], "http://127.0.0.1:8000"),
     ],
-    ids=["everywhere", "several", "a file", "each worker has its own"],
+    ids=["everywhere", "several", "a file"],
 )
 def test_the_url_is_that_of_gunicorns_first_socket(listeners: list[str], url: str) -> None:
     assert Master(settings_of)._url(SimpleNamespace(LISTENERS=listeners)) == url
+
+
+@pytest.mark.parametrize(
+    ("bind", "tls", "url"),
+    [
+        ("0.0.0.0:81", False, "http://127.0.0.1:81"),
+        ("[::1]:81", True, "https://[::1]:81"),
+        ("unix:/run/brim.sock", False, "unix:/run/brim.sock"),
+    ],
+)
+def test_where_each_worker_has_its_own_socket_the_url_is_that_of_the_options(
+    bind: str, tls: bool, url: str
+) -> None:
+    cfg = Config()
+    cfg.set("bind", bind)
+    cfg.set("certfile", "certificate.pem" if tls else None)
+    server = SimpleNamespace(LISTENERS=[], cfg=cfg)
+    assert Master(settings_of)._url(server) == url
 
 
 # --- reading the file again -----------------------------------------------------------------------
@@ -201,8 +219,19 @@ def test_several_workers_are_refused_where_the_engine_has_to_be_in_one_of_them(
 def test_a_worker_gets_the_lowest_free_slot(taken: tuple[int, ...], slot: int) -> None:
     workers = {number: SimpleNamespace(slot=number) for number in taken}
     worker = SimpleNamespace()
-    Master(settings_of).pre_fork(SimpleNamespace(WORKERS=workers), worker)
+    server = SimpleNamespace(WORKERS=workers, cfg=SimpleNamespace(reuse_port=False))
+    Master(settings_of).pre_fork(server, worker)
     assert worker.slot == slot
+
+
+@pytest.mark.parametrize(("reuse_port", "balanced"), [(False, True), (True, False)])
+def test_connections_are_balanced_where_another_worker_can_accept_them(
+    reuse_port: bool, balanced: bool
+) -> None:
+    master, worker = Master(settings_of), SimpleNamespace()
+    server = SimpleNamespace(WORKERS={}, cfg=SimpleNamespace(reuse_port=reuse_port))
+    master.pre_fork(server, worker)
+    assert hasattr(worker, "connection_counts") == balanced
 
 
 # --- signals and exit -----------------------------------------------------------------------------

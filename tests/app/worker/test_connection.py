@@ -17,7 +17,7 @@ from flask import Request, Response
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from app.http.responses.deferred import Deferred
+from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import PreparedResponse
 from app.worker.connection import Connection
 from app.worker.loop import Loop
@@ -132,7 +132,7 @@ class Host:
             raise ZeroDivisionError
         return Response(path.encode() + b" " + body)(environ, start_response)
 
-    def later(self) -> Deferred:
+    def later(self) -> PendingAnswer:
         pending = FakePending(self.clock() + 30)
         self.pending.append(pending)
 
@@ -142,7 +142,7 @@ class Host:
                 return PreparedResponse(text, "text/plain", "504 GATEWAY TIMEOUT")
             return PreparedResponse(text, "text/plain")
 
-        return Deferred(pending, finish, lambda: self.left.append(1), inline=True)
+        return PendingAnswer(pending, finish, lambda: self.left.append(1), inline=True)
 
     def count_request(self) -> bool:
         self.requests += 1

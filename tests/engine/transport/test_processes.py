@@ -28,6 +28,7 @@ from engine.models.tensors import TensorSpec
 from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model, rows, texts
 from engine.transport.client import link as links
 from engine.transport.client import shared_memory_client
+from engine.transport.client.wakeups import Wakeups
 from engine.transport.protocol import messages
 from engine.transport.protocol.messages import MessageSocket
 from engine.transport.server import engine_server
@@ -449,3 +450,28 @@ def test_a_start_up_that_hangs_does_not_keep_the_server(make_rig: MakeRig) -> No
     rig.server.stop()
     rig.thread.join(5.0)
     assert not rig.thread.is_alive()
+
+
+def test_a_client_is_closed_once_whichever_threads_close_it() -> None:
+    errors: list[BaseException] = []
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the threads take turns between any two steps
+
+    def close(wakeups: Wakeups, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            wakeups.close()
+        except OSError as error:
+            errors.append(error)
+
+    try:
+        for _ in range(500):
+            closing = Wakeups(lambda: None), threading.Barrier(2)
+            threads = [threading.Thread(target=close, args=closing) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors

@@ -11,13 +11,14 @@ from flask import Response
 from werkzeug.test import EnvironBuilder
 
 from app.http.hooks import this_request
-from app.http.responses.deferred import Deferred
+from app.http.responses.deferred import PendingAnswer
+from app.http.responses.prepared import PreparedResponse
 from app.worker.suspension import SUSPENDED
 from engine.testing import puppet_config
 from tests.app.conftest import PUPPET, Serve, Served, answer, body
 
 
-def ask(served: Served, **headers: str) -> tuple[Deferred, list[tuple[str, Any]]]:
+def ask(served: Served, **headers: str) -> tuple[PendingAnswer, list[tuple[str, Any]]]:
     """Call the app as a WSGI server does, and keep what it starts to answer."""
     said: list[tuple[str, Any]] = []
     builder = EnvironBuilder(
@@ -25,7 +26,7 @@ def ask(served: Served, **headers: str) -> tuple[Deferred, list[tuple[str, Any]]
     )
     environ = builder.get_environ()
     parts = served.app(environ, lambda *start: said.append(start))
-    assert isinstance(parts, Deferred)
+    assert isinstance(parts, PendingAnswer)
     assert environ[SUSPENDED] == [parts]
     return parts, said
 
@@ -178,10 +179,17 @@ def test_a_request_that_was_answered_leaves_nothing_for_the_garbage_collector(
     gc.disable()
     try:
         parts, _ = ask(served)
-        deferred = weakref.ref(parts)
+        called: list[int] = []
+
+        def mark(answer: PreparedResponse) -> None:
+            called.append(answer.status_code)
+
+        held = weakref.ref(mark)
+        parts.then(mark)
         list(parts)
         parts.close()
-        del parts
-        assert deferred() is None
+        del parts, mark
+        assert called == [200]
+        assert held() is None
     finally:
         gc.enable()
