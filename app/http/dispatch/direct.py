@@ -107,7 +107,8 @@ def _parts(app: Flask) -> list[Any]:
         app.teardown_request_funcs,
         app.url_value_preprocessors,
     )
-    parts: list[Any] = [[*each] for by_name in functions for each in by_name.values()]
+    # Flask's look-ups leave empty lists and tables behind, which change nothing
+    parts: list[Any] = [[*each] for by_name in functions for each in by_name.values() if each]
     by_codes = app.error_handler_spec.values()
-    parts += [dict(by_class) for by_code in by_codes for by_class in by_code.values()]
+    parts += [dict(handlers) for by_code in by_codes for handlers in by_code.values() if handlers]
     return [*parts, [*app.teardown_appcontext_funcs], app.config["TRUSTED_HOSTS"], app.secret_key]

@@ -231,6 +231,21 @@ def test_with_a_listener_of_a_signal_flask_answers_everything(
     assert len(by_flask) == 1, "nothing listens any more"
 
 
+@pytest.mark.parametrize(
+    "first", [(INFER, b"{"), ("/v2/models/none/infer", b"{}"), ("/nowhere", b"{}")], ids=str
+)
+def test_a_request_that_is_refused_first_changes_nothing_for_the_others(
+    pair: Pair, by_flask: list[str], first: tuple[str, bytes]
+) -> None:
+    """Flask's look-up of a handler for the error leaves empty entries in its tables."""
+    client = client_of(pair.make(f"first {first}"))
+    assert client.post(first[0], data=first[1]).status_code in (400, 404)
+    client.post(INFER, json=body(1.0))  # the route is remembered by then
+    by_flask.clear()
+    assert client.post(INFER, json=body(1.0)).status_code == 200
+    assert by_flask == []
+
+
 def test_with_a_view_in_its_place_flask_calls_that(pair: Pair) -> None:
     app = pair.make("viewed")
     client = client_of(app)
