@@ -2,7 +2,9 @@
 
 Brim's own worker runs on its loop's thread what `InlinePolicy` allows, and everything else in a
 pool. The policy allows routes that only read memory, and inference with a short, uncompressed body
-on models without `preprocess`. The time of a tokeniser, or of any other body, is not known before.
+on models without `preprocess`, or with one that is quick for such a body: two hand-overs to a pool
+and back take longer than to tokenise a sentence, and than to refuse it. The time of any other
+`preprocess`, or of any other body, is not known before.
 """
 
 from __future__ import annotations
@@ -50,10 +52,11 @@ class InlinePolicy:
         length = environ.get("CONTENT_LENGTH", "")
         if not length.isdecimal() or len(length) > len(str(LONGEST_BODY)):
             return False
-        return int(length) <= LONGEST_BODY and self._takes_arrays(name)
+        return int(length) <= LONGEST_BODY and self._is_quick(name, int(length))
 
-    def _takes_arrays(self, name: str) -> bool:
+    def _is_quick(self, name: str, size: int) -> bool:
         try:
-            return self._engine.endpoint(name).interface.processor.preprocess is None
+            processor = self._engine.endpoint(name).interface.processor
         except BrimError:
             return True  # the refusal is fast
+        return processor.preprocess is None or size <= processor.quick_bytes

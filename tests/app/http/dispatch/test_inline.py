@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,3 +60,13 @@ def test_a_model_with_a_preprocess_is_not_inline_once_it_can_run(serve: Serve, r
         wait=ready,
     )
     assert InlinePolicy(served.engine)(environ(INFER)) is not ready  # a refusal is inline
+
+
+@pytest.mark.parametrize(("size", "inline"), [("100", True), ("150", True), ("151", False)])
+def test_a_preprocess_that_is_quick_for_a_short_body_runs_inline(
+    serve: Serve, size: str, inline: bool
+) -> None:
+    model = puppet_model(preprocess=tokenize, device_inputs=(PUPPET_SPEC_IN,))
+    model.processor = replace(model.processor, quick_bytes=150)
+    served = serve(PUPPET, model=lambda _config: model)
+    assert InlinePolicy(served.engine)(environ(INFER, CONTENT_LENGTH=size)) is inline
