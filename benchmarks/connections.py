@@ -113,8 +113,9 @@ class Slow:
 
 
 def resident(server: Server) -> int:
-    """Resident bytes of the worker process."""
-    (worker,) = psutil.Process(server.process.pid).children()
+    """Resident bytes of the HTTP process: of the master's children, the supervisor has one."""
+    children = psutil.Process(server.process.pid).children()
+    (worker,) = [child for child in children if not child.children()]
     return int(worker.memory_info().rss)
 
 
