@@ -328,7 +328,7 @@ def test_a_full_queue_is_known_from_the_page(make_rig: MakeRig) -> None:
 
 
 def test_a_deadline_that_no_bucket_can_meet_is_refused_here(rig: Rig) -> None:
-    with pytest.raises(Shed, match="within 1e-09 s cannot be promised"):
+    with pytest.raises(Shed, match=r"an answer within .* cannot be promised"):
         rig.submit(1.0, timeout_s=1e-9)
     rig.until(lambda: rig.client.snapshot().models[0].activity.counts.shed == 1)
 
