@@ -103,9 +103,7 @@ def wrong_answers(serving: Any, **parts: Any) -> int:
         results = [submit(client, "puppet", {"x": x}) for x in asked]
         for x, pending in zip(asked, results, strict=True):
             wrong += not np.array_equal(pending.result()["y"], 2 * x + 1)
-        snapshot = client.endpoint("puppet").snapshot()
-        assert snapshot.activity.counts.batches == REQUESTS
-    print("WRONG", wrong, snapshot.cost_table)
+        assert client.endpoint("puppet").snapshot().activity.counts.batches == REQUESTS
     return wrong
 
 
@@ -124,7 +122,8 @@ def test_a_buffer_that_is_used_again_at_once_mixes_up_the_clients(
     used again; until then they may not.
     """
     allocate_with(OneBuffer())
-    assert wrong_answers(serving) > 0
+    # of some twenty tries one mixes up nothing: the device was faster each time
+    assert any(wrong_answers(serving) > 0 for _ in range(10))
 
 
 def test_no_two_batches_share_memory(serving: Any) -> None:
