@@ -14,6 +14,7 @@ from engine.errors import ExecutionFailed, NonFiniteOutput
 from engine.models.signature import Signature
 from engine.models.tensors import Arrays, TensorSpec
 from engine.runtime.pending import Origin, Part, Pending, fail_all, notify
+from engine.runtime.staging import check_outputs
 from engine.runtime.work_queue import Dispatch, WorkQueue
 from engine.telemetry.events import BatchReport
 
@@ -113,11 +114,12 @@ class Completion:
 
     def _set_results(self, dispatch: Dispatch, outputs: Arrays) -> Exception | None:
         """Hand the outputs over, each origin's together. Returns why that failed."""
-        bucket, ready = dispatch.launch.bucket, list[Pending]()
+        ready: list[Pending] = []
         failure: Exception | None = None
         try:
+            check_outputs(dispatch.launch.bucket, self._specs, outputs)
             for origin, parts in self._finite_parts(dispatch, outputs).items():
-                origin.deliver(bucket, self._specs, outputs, parts, ready)
+                origin.deliver(self._specs, outputs, parts, ready)
         except Exception as error:
             failure = error
         finally:

@@ -19,8 +19,7 @@ from typing_extensions import override
 from engine.errors import BrimError, Cancelled, DeadlineExceeded
 from engine.models.tensors import Array, Arrays, TensorSpec
 from engine.runtime.request import QueuedRequest, Request
-from engine.runtime.staging import check_outputs, copy_outputs
-from engine.scheduling.buckets import Bucket
+from engine.runtime.staging import copy_outputs
 from engine.scheduling.request_queue import RowSlice
 
 
@@ -47,7 +46,6 @@ class Origin(Protocol):
 
     def deliver(
         self,
-        bucket: Bucket,
         specs: Sequence[TensorSpec],
         outputs: Arrays,
         parts: Sequence[Part],
@@ -288,14 +286,12 @@ class _Here:
 
     def deliver(
         self,
-        bucket: Bucket,
         specs: Sequence[TensorSpec],
         outputs: Arrays,
         parts: Sequence[Part],
         ready: list[Pending],
     ) -> None:
         """See `Origin`."""
-        check_outputs(bucket, specs, outputs)
         for result, row_slice, at in parts:
             own, rows = cast("PendingResult", result), cast("RowSlice[Request]", row_slice)
             if own.deliver(rows.start, copy_outputs(specs, outputs, at, rows)):

@@ -26,13 +26,12 @@ Buffer = Any
 
 
 class Field(NamedTuple):
-    """One array. `offset` is in bytes from the beginning of the block, `row_size` that of a row."""
+    """One array: `offset` is in bytes from the beginning of the block."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     offset: int
-    row_size: int
 
     def view(self, buffer: Buffer, begin: int) -> Array:
         """The array in a block that begins at `begin`."""
@@ -84,7 +83,7 @@ class Layouts:
             shape, begin = spec.batch_shape(rows, length), end
             size = int(np.prod(shape)) * dtype.itemsize
             end += -(-size // ALIGNMENT) * ALIGNMENT
-            return Field(spec.name, shape, dtype, begin, size // rows)
+            return Field(spec.name, shape, dtype, begin)
 
         inputs = tuple(field(spec, spec.device_dtype) for spec in self._inputs)
         outputs = tuple(field(spec, spec.dtype) for spec in self._outputs)

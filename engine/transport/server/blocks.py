@@ -8,6 +8,7 @@ all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -57,7 +58,7 @@ class Blocks:
         fields = [row_slice.request.layout.inputs[place] for row_slice in slices]
         if spec.length_axis is None and len(slices) > FEW:
             rows = self._elements(fields[0])
-            staged[_places(at, slices)] = rows[_indexes(rows.itemsize, fields, slices)]
+            staged[_places(at, slices)] = rows[_indexes(rows, fields, slices)]
             return
         for field, first, (request, start, count) in zip(fields, at, slices, strict=True):
             rows = field.view(self.memory.map, request.place.begin)
@@ -73,7 +74,7 @@ class Blocks:
         if spec.length_axis is None and len(slices) > FEW:
             rows = self._elements(fields[0])
             computed = outputs[spec.name][_places(at, slices)]
-            rows[_indexes(rows.itemsize, fields, slices)] = computed
+            rows[_indexes(rows, fields, slices)] = computed
             return
         for field, first, (request, start, count) in zip(fields, at, slices, strict=True):
             rows = field.view(self.memory.map, request.place.begin)
@@ -93,9 +94,9 @@ class Blocks:
         return rows
 
 
-def _indexes(itemsize: int, fields: Sequence[Field], slices: Slices) -> Array:
-    """Where each row begins, in items of its dtype from the beginning of the memory."""
-    step = fields[0].row_size // itemsize
+def _indexes(rows: Array, fields: Sequence[Field], slices: Slices) -> Array:
+    """Where in `rows` each row of the slices is: the items of its dtype before it."""
+    itemsize, step = rows.itemsize, math.prod(rows.shape[1:])
     begins = [
         (request.place.begin + field.offset) // itemsize + start * step
         for field, (request, start, _) in zip(fields, slices, strict=True)

@@ -10,8 +10,7 @@ from typing import cast
 from engine.errors import BrimError
 from engine.models.tensors import Arrays, TensorSpec
 from engine.runtime.pending import Part, Pending
-from engine.runtime.staging import by_memory, check_outputs
-from engine.scheduling.buckets import Bucket
+from engine.runtime.staging import by_memory
 from engine.serving.endpoint import Endpoint
 from engine.transport.protocol import outcomes
 from engine.transport.protocol.memory import SharedMemory
@@ -86,11 +85,13 @@ class Channel:
                 deadline, size, priority = record[2], record[6], record[9]
                 packed.append(PackedRequest(number, place, size, deadline, priority, one.endpoint))
                 continue
-            shape = one.shape(record[4], record[5])
-            if shape.layout.size > place.capacity:
-                size = shape.layout.size
-                raise ValueError(f"request {number} needs {size} bytes, and has {place.capacity}")
-            request = RemoteRequest(self, one.home, place, record, shape)
+            length = record[5] or None
+            layout = one.layouts.of(record[4], length)
+            if layout.size > place.capacity:
+                has = f"and has {place.capacity}"
+                raise ValueError(f"request {number} needs {layout.size} bytes, {has}")
+            bucket_length = one.grid.fit_length(length)
+            request = RemoteRequest(self, one.home, place, record, layout, bucket_length)
             self.open[number] = request
             groups.setdefault(one, []).append(request)
         for one, requests in groups.items():
@@ -148,14 +149,12 @@ class Channel:
 
     def deliver(
         self,
-        bucket: Bucket,
         specs: Sequence[TensorSpec],
         outputs: Arrays,
         parts: Sequence[Part],
         ready: list[Pending],
     ) -> None:
         """See `engine.runtime.pending.Origin`: the outputs are written where clients read them."""
-        check_outputs(bucket, specs, outputs)
         with self.lock:
             # the block of a request that has an outcome may be another one's by now
             wanted = [part for part in parts if part.result.error is None]

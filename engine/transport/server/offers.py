@@ -8,6 +8,7 @@ from typing import TypeVar
 from engine.models.model import ModelState
 from engine.serving.client import InProcessClient
 from engine.telemetry.snapshots import EngineSnapshot, EngineStatus, ModelStatus
+from engine.transport.protocol.layout import Layouts
 from engine.transport.protocol.messages import Accept, Offer, Refused
 from engine.transport.protocol.outcomes import error_of
 from engine.transport.protocol.status import LONGEST_REASON
@@ -52,7 +53,8 @@ class Offers:
             if self.served[index] is not None or endpoint.status().state is not ModelState.READY:
                 continue
             offer = Offer.of(name, endpoint.interface, endpoint.snapshot().cost_table)
-            self.served[index] = Served(endpoint)
+            grid, signature = endpoint.config.grid, endpoint.interface.signature
+            self.served[index] = Served(endpoint, endpoint.home, Layouts(signature), grid)
             self._messages[name] = offer
             self._waiting[name] = set(self.channels)
             for channel in self.channels:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from typing_extensions import override
 
 from engine.models.tensors import Arrays
 from engine.runtime.pending import Home, Listener, Origin, Pending
+from engine.scheduling.buckets import BucketGrid
 from engine.serving.endpoint import Endpoint
-from engine.transport.protocol.layout import MAX_LAYOUTS, Layout, Layouts
+from engine.transport.protocol.layout import Layout, Layouts
 from engine.transport.server.blocks import Place
 
 _IN_BLOCK: Final[Arrays] = {}
@@ -47,7 +48,13 @@ class RemoteRequest(Pending):
     )
 
     def __init__(
-        self, origin: RemoteOrigin, home: Home, place: Place, record: Sequence[Any], shape: Shape
+        self,
+        origin: RemoteOrigin,
+        home: Home,
+        place: Place,
+        record: Sequence[Any],
+        layout: Layout,
+        bucket_length: int | None,
     ) -> None:
         """`record` is that of the ring."""
         super().__init__(home, origin.lock, origin)
@@ -55,7 +62,8 @@ class RemoteRequest(Pending):
         self.memory = place.blocks
         self.number, self.enqueued_at, self.deadline, _, self.rows = record[:5]
         self.priority = record[9]
-        self.layout, self.bucket_length = shape
+        self.layout = layout
+        self.bucket_length = bucket_length
         self.rows_missing = self.rows
 
     @property
@@ -81,33 +89,14 @@ class RemoteRequest(Pending):
         return cast("RemoteOrigin", self.origin).publish
 
 
-class Shape(NamedTuple):
-    """What follows from the rows of a request and their length."""
-
-    layout: Layout
-    bucket_length: int | None
-
-
+@dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """A version that other processes may send requests to."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.home = endpoint.home
-        self._layouts = Layouts(endpoint.interface.signature)
-        self._grid = endpoint.config.grid
-        self._shapes: dict[tuple[int, int], Shape] = {}
-
-    def shape(self, rows: int, length: int) -> Shape:
-        """That of a request with so many rows of this length, 0 for none."""
-        shape = self._shapes.get((rows, length))
-        if shape is None:
-            if len(self._shapes) >= MAX_LAYOUTS:
-                self._shapes.clear()
-            layout = self._layouts.of(rows, length or None)
-            shape = Shape(layout, self._grid.fit_length(length or None))
-            self._shapes[rows, length] = shape
-        return shape
+    endpoint: Endpoint
+    home: Home
+    layouts: Layouts
+    grid: BucketGrid
 
 
 @dataclass(slots=True, eq=False)
