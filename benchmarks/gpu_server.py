@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,9 +19,11 @@ import psutil
 
 from benchmarks.cpu import ROOT
 from benchmarks.gpu_models import Skipped, Subject
-from benchmarks.servers import Server, free_port
+from benchmarks.servers import Server, end_session, free_port, last_lines
 
 END_S: Final = 30.0
+LINES: Final = 5
+"""Of a log, in a message."""
 ANSWER_S: Final = 5.0
 DEVICES: Final = """
 import json, jax
@@ -67,7 +68,7 @@ def python(log: Path, timeout_s: float, *arguments: str) -> Any:
     except subprocess.TimeoutExpired:
         raise Skipped(f"it took more than {timeout_s:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        raise Skipped(f"it ended with {error.returncode}: {_tail(log)}") from None
+        raise Skipped(f"it ended with {error.returncode}: {last_lines(log, LINES)}") from None
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -86,7 +87,7 @@ def served(subject: Subject, workers: int, log: Path, timeout_s: float) -> Itera
         _wait_ready(server, workers, log, timeout_s)
         yield server
     finally:
-        _end(process)
+        end_session(process, END_S)
 
 
 def look(server: Server, model: str) -> Look:
@@ -102,12 +103,14 @@ def _wait_ready(server: Server, workers: int, log: Path, timeout_s: float) -> No
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if server.process.poll() is not None:
-            raise Skipped(f"the server ended with {server.process.returncode}: {_tail(log)}")
+            raise Skipped(
+                f"the server ended with {server.process.returncode}: {last_lines(log, LINES)}"
+            )
         with contextlib.suppress(OSError, psutil.Error):
             if _ready(server) and len(_processes(server)[0]) == workers:
                 return
         time.sleep(0.1)
-    raise Skipped(f"the server was not ready in {timeout_s:.0f} s: {_tail(log)}")
+    raise Skipped(f"the server was not ready in {timeout_s:.0f} s: {last_lines(log, LINES)}")
 
 
 def _ready(server: Server) -> bool:
@@ -120,16 +123,6 @@ def _ready(server: Server) -> bool:
             raise Skipped(f"the model has failed: {reason}") from None
         return False
     return True
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate a server, then kill what is left of its session."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _processes(server: Server) -> tuple[list[psutil.Process], list[psutil.Process]]:
@@ -146,8 +139,3 @@ def _processes(server: Server) -> tuple[list[psutil.Process], list[psutil.Proces
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " / ".join([line.strip() for line in lines if line.strip()][-5:]) or "it said nothing"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +55,24 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def end_session(master: subprocess.Popen[bytes], within_s: float) -> None:
+    """Terminate a server that leads a session of its own, then kill the rest of it."""
+    master.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        master.wait(within_s)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(master.pid, signal.SIGKILL)
+    master.wait()
+
+
+def last_lines(log: Path, count: int) -> str:
+    """The end of a log, in one line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return (
+        " / ".join([line.strip() for line in lines if line.strip()][-count:]) or "it said nothing"
+    )
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,10 +18,12 @@ import psutil
 
 from benchmarks.peers.bodies import Encoding
 from benchmarks.peers.servers import HOME, ROOT, Server, Start
-from benchmarks.servers import free_port
+from benchmarks.servers import end_session, free_port, last_lines
 
 READY_S: Final = 180.0
 END_S: Final = 15.0
+LINES: Final = 3
+"""Of a log, in a message."""
 
 
 class Skipped(Exception):
@@ -71,7 +72,7 @@ def running(server: Server, model: str, encoding: Encoding, request: bytes) -> I
             parent = psutil.Process(master.pid)
             yield Running(port, (parent, *parent.children(recursive=True)))
         finally:
-            _end(master)
+            end_session(master, END_S)
 
 
 def ask(port: int, request: bytes) -> tuple[int, Mapping[str, str], bytes]:
@@ -104,7 +105,9 @@ def _wait(master: subprocess.Popen[bytes], port: int, request: bytes, log: Path)
     seen = "nothing"
     while time.monotonic() < until:
         if master.poll() is not None:
-            raise Skipped(f"it ended with {master.returncode} at its start: {_tail(log)}")
+            raise Skipped(
+                f"it ended with {master.returncode} at its start: {last_lines(log, LINES)}"
+            )
         try:
             status, _, body = ask(port, request)
         except OSError as error:
@@ -114,24 +117,9 @@ def _wait(master: subprocess.Popen[bytes], port: int, request: bytes, log: Path)
                 return
             seen = f"{status} {body[:200]!r}"
         time.sleep(0.2)
-    raise Skipped(f"it did not answer in {READY_S:g} s: {seen}; {_tail(log)}")
-
-
-def _end(master: subprocess.Popen[bytes]) -> None:
-    """Terminate the server, then kill the rest of its session."""
-    master.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        master.wait(END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(master.pid, signal.SIGKILL)
-    master.wait()
+    raise Skipped(f"it did not answer in {READY_S:g} s: {seen}; {last_lines(log, LINES)}")
 
 
 def _why_not(server: Server) -> str:
     log = HOME / f"{server.environment}.log"
-    return _tail(log) if log.is_file() else "`make peers` installs it"
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return " / ".join([line.strip() for line in lines if line.strip()][-3:]) or "it said nothing"
+    return last_lines(log, LINES) if log.is_file() else "`make peers` installs it"
