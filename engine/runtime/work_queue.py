@@ -84,18 +84,16 @@ class WorkQueue:
     def _admit(self, results: Sequence[Pending], now: float) -> list[tuple[Pending, BrimError]]:
         scheduler, waiting = self._scheduler, self._waiting
         refused: list[tuple[Pending, BrimError]] = []
-        while results:
-            # of one request, the general way is the shorter one
-            together = 0 if len(results) == 1 else self._admit_together(results, now)
-            for result in results[together : together + 1]:
-                request = result.request
-                quote = self._quote(request, now)
-                if isinstance(quote, BrimError):
-                    refused.append((result, quote))
-                else:
-                    waiting[request] = result
-                    scheduler.enqueue(request, quote, now)
-            results = results[together + 1 :]
+        # of one request, the general way is the shorter one
+        together = 0 if len(results) == 1 else self._admit_together(results, now)
+        for result in results[together:]:
+            request = result.request
+            quote = self._quote(request, now)
+            if isinstance(quote, BrimError):
+                refused.append((result, quote))
+            else:
+                waiting[request] = result
+                scheduler.enqueue(request, quote, now)
         return refused
 
     def _admit_together(self, results: Sequence[Pending], now: float) -> int:

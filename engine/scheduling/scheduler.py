@@ -158,7 +158,7 @@ class Scheduler(Generic[R]):
         """Queue the first of these requests, which arrived together, while they are taken after all
         others, have room, and are predicted to be in time: with no more arithmetic than that needs.
 
-        Returns how many were queued. The next one is for `quote` and `enqueue`.
+        Returns how many were queued. The others are for `quote` and `enqueue`.
         """
         if self.queue.closed:
             return 0

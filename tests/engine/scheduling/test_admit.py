@@ -51,7 +51,7 @@ def one_by_one(target: Scheduler[Request], requests: Sequence[Request]) -> list[
 
 
 def together(target: Scheduler[Request], requests: Sequence[Request]) -> list[Request]:
-    """The same with `admit`, as the work queue calls it."""
+    """The same with `admit`, wherever that takes some."""
     refused = []
     while requests:
         admitted = target.admit(requests, NOW)
