@@ -125,7 +125,7 @@ def show(console: Console, report: Report) -> None:
     print_line(
         f"  [bold]{report.ok_per_s:,.1f}[/] answers/s   {report.rows_per_s:,.1f} rows/s   "
         f"{report.goodput_per_s:,.1f} goodput/s{within}   "
-        f"{report.offered_per_s:,.1f} requests/s sent\n"
+        f"{report.offered_per_s:,.1f} requests/s offered\n"
     )
     print_line(_latencies(report))
     print_line(f"\n  {_outcomes(report)}")

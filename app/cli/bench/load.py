@@ -34,6 +34,10 @@ server would keep a core busy."""
 BURST: Final = 64
 """The most requests sent at once before responses are read again."""
 
+OPENING: Final = 256
+"""The most connections that are being opened at once. More overflow a server's listen backlog, and
+the kernel then repeats each handshake only after a second."""
+
 _CHUNK: Final = 4096
 
 
@@ -82,7 +86,7 @@ class ConnectionPool:
         self._connect = connect
         self._opening = 0
         self.open: set[Connection] = set()
-        self.free: list[Connection] = []
+        self.free: dict[Connection, None] = {}  # ordered, and one is removed without a search
 
     @property
     def idle(self) -> bool:
@@ -100,15 +104,15 @@ class ConnectionPool:
 
     def grow(self, waiting: int) -> None:
         """Open a connection for each waiting request, within the limit."""
-        while self._opening < waiting and self._opening + len(self.open) < self.limit:
+        wanted = min(waiting, OPENING, self.limit - len(self.open))
+        while self._opening < wanted:
             self._opening += 1
             self._connect()
 
     def remove(self, connection: Connection) -> None:
         """Close a connection."""
         self.open.discard(connection)
-        if connection in self.free:
-            self.free.remove(connection)
+        self.free.pop(connection, None)
         connection.abort()
 
     def close(self) -> None:
@@ -133,7 +137,8 @@ class Load:
         self._pool = ConnectionPool(settings.clients or settings.connections, connect)
         self._finished = finished
         self._over = False
-        self._give_up_s = settings.give_up_s
+        self._unsent_s = settings.unsent_s
+        self._unanswered_s = settings.unanswered_s
         self._waiting: deque[tuple[float, int]] = deque()
         self._next_sweep = math.inf
 
@@ -160,7 +165,7 @@ class Load:
     def opened(self, connection: Connection, now: float) -> None:
         """A connection has been opened."""
         self._pool.add(connection)
-        self._use(connection)
+        self._use(connection, now)
         self._go_on(now)
 
     def open_failed(self, failure: Failure, now: float) -> None:
@@ -178,7 +183,7 @@ class Load:
         connection.busy = False
         self._samples.record(connection.request, status, connection.intended, now)
         if reusable:
-            self._use(connection)
+            self._use(connection, now)
         else:
             self._pool.remove(connection)
         self._ended(now, answered=True)
@@ -203,15 +208,16 @@ class Load:
         """Take on one request: send it, or let it wait for a connection."""
         request = next(self._choices)
         if self._pool.free:
-            self._send(self._pool.free.pop(), intended, request)
+            self._send(self._pool.free.popitem()[0], intended, request)
         else:
             self._waiting.append((intended, request))
 
-    def _use(self, connection: Connection) -> None:
+    def _use(self, connection: Connection, now: float) -> None:
+        self._drop_unsent(now)
         if self._waiting:
             self._send(connection, *self._waiting.popleft())
         else:
-            self._pool.free.append(connection)
+            self._pool.free[connection] = None
 
     def _send(self, connection: Connection, intended: float, request: int) -> None:
         connection.busy = True
@@ -220,9 +226,13 @@ class Load:
         connection.send(self._messages[request])
 
     def _time_out(self, now: float) -> None:
-        since = now - self._give_up_s
+        since = now - self._unanswered_s
         for connection in [c for c in self._pool.open if c.busy and c.intended <= since]:
             self.lost(connection, Failure.UNANSWERED, now)
+        self._drop_unsent(now)
+
+    def _drop_unsent(self, now: float) -> None:
+        since = now - self._unsent_s
         while self._waiting and self._waiting[0][0] <= since:
             self._fail_oldest(Failure.UNSENT, now)
 
@@ -233,9 +243,14 @@ class Load:
 
     def _go_on(self, now: float) -> None:
         self._pool.grow(len(self._waiting))
-        if now >= self._samples.end and not self._over and not self._waiting and self._pool.idle:
-            self._over = True
-            self._finished()
+        if self._over or self._waiting or not self._pool.idle or not self._exhausted(now):
+            return
+        self._over = True
+        self._finished()
+
+    def _exhausted(self, now: float) -> bool:
+        """Is no further request intended?"""
+        return now >= self._samples.end
 
 
 class ClosedLoop(Load):
@@ -295,13 +310,21 @@ class OpenLoop(Load):
 
     @override
     def poll(self, now: float) -> None:
-        for _ in range(BURST):
-            if self._next > now:
-                break
+        burst = 0
+        while self._next <= now and burst < BURST:
             self._samples.record_lag(self._next, now)
-            self._intend(self._next)
+            if self._next + self._unsent_s <= now:
+                # the generator itself is late: what it cannot send any more is counted, not skipped
+                self._samples.record(next(self._choices), Failure.UNSENT, self._next, now)
+            else:
+                self._intend(self._next)
+                burst += 1
             self._advance()
         super().poll(now)
+
+    @override
+    def _exhausted(self, now: float) -> bool:
+        return super()._exhausted(now) and self._next == math.inf
 
 
 def of(plan: Plan, samples: Samples, connect: Call, finished: Call) -> Load:

@@ -10,6 +10,13 @@ from urllib.parse import urlsplit
 
 Arrivals = Literal["poisson", "constant"]
 
+UNSENT_SHARE: Final = 0.1
+"""The share of its deadline that a request may wait for a connection. A server counts the deadline
+from when it reads the request, so a request that is sent later would promise time that is over."""
+
+UNANSWERED_DEADLINES: Final = 2
+"""The deadlines after which a sent request is given up: a server's own 504 arrives before that."""
+
 _TARGET: Final = re.compile(r"(?P<name>[^:@]+)(:(?P<rows>\d+))?(@(?P<weight>\d+(\.\d+)?))?")
 
 
@@ -74,7 +81,8 @@ class Settings:
     `clients` is a closed loop: that many connections with one request in flight each. `rate` is an
     open loop: so many requests are *intended* per second, whatever the server does, on at most
     `connections`. A request fails if it has no response `give_up_s` after its intended time. A
-    response later than `deadline_ms` does not count as goodput. Raises `BenchError`.
+    response later than `deadline_ms` does not count as goodput, and a request with a deadline is
+    given up earlier: see `unsent_s` and `unanswered_s`. Raises `BenchError`.
     """
 
     url: str
@@ -99,6 +107,21 @@ class Settings:
                 raise BenchError(f"--{option}: got {value:g}, expected a number above 0")
         if not 0 <= self.warmup_s < math.inf:
             raise BenchError(f"--warmup: got {self.warmup_s:g}, expected 0 or a number above it")
+
+    @property
+    def unsent_s(self) -> float:
+        """How long a request may wait for a connection."""
+        return self._within_deadlines(UNSENT_SHARE)
+
+    @property
+    def unanswered_s(self) -> float:
+        """How long after its intended time a request that was sent may wait for its response."""
+        return self._within_deadlines(UNANSWERED_DEADLINES)
+
+    def _within_deadlines(self, deadlines: float) -> float:
+        if self.deadline_ms is None:
+            return self.give_up_s
+        return min(self.give_up_s, deadlines * self.deadline_ms / 1e3)
 
     @property
     def description(self) -> str:

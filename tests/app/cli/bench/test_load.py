@@ -240,6 +240,45 @@ def test_an_idle_connection_that_closes_fails_no_request() -> None:
     assert driven.outcomes == {200: 1}
 
 
+def test_a_request_is_sent_with_nearly_all_of_its_deadline_left_or_not_at_all() -> None:
+    """The deadline that is sent along counts from then; one that has passed is no load at all."""
+    driven = open_loop(connections=1, duration_s=1, deadline_ms=1000)
+    connection = driven.open(0.0)
+    driven.load.poll(0.35)
+    driven.answer(connection, 0.35)
+    assert (driven.outcomes, len(connection.sent)) == ({200: 1, Failure.UNSENT: 2}, 2)
+    driven.answer(connection, 0.36)
+    assert driven.latencies == [0.25, 0.15, 0.35, 0.06], "the unsent ones ended first"
+
+
+def test_a_request_with_a_deadline_is_given_up_at_twice_its_deadline() -> None:
+    driven = open_loop(connections=1, duration_s=0.05, deadline_ms=100)
+    connection = driven.open(0.0)
+    driven.load.poll(0.19)
+    assert not connection.aborted, "a server's 504 may still come"
+    driven.load.poll(0.19 + load.SWEEP_S)
+    assert (connection.aborted, driven.outcomes) == (True, {Failure.UNANSWERED: 1})
+
+
+def test_what_a_late_generator_can_not_send_is_counted_apart() -> None:
+    driven = open_loop(rate=100, duration_s=1, deadline_ms=1000)
+    driven.open(0.0)
+    driven.load.poll(0.5)
+    assert driven.outcomes == {Failure.UNSENT: 40}, "those that were due 0.1 s ago or earlier"
+    driven.load.poll(9.0)
+    assert driven.outcomes == {Failure.UNSENT: 99, Failure.UNANSWERED: 1}
+    assert driven.finished == 1, "every request of the schedule is counted, and the run ends"
+
+
+def test_few_connections_are_opened_at_the_same_time() -> None:
+    """A server's listen backlog has its limit."""
+    driven = Driven(plan_of(clients=load.OPENING + 2))
+    assert driven.connecting == load.OPENING
+    driven.open(0.0)
+    driven.refuse(0.0)
+    assert driven.connecting == load.OPENING
+
+
 # --- both loops ---------------------------------------------------------------------------------
 
 
