@@ -25,6 +25,7 @@ CONFIG_EXIT: Final = 2
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=86_400)]
+Timeout = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 
 MIN_THREADS, MAX_THREADS = 2, 100_000
 THREADS_ALLOWED = f"a whole number from {MIN_THREADS} to {MAX_THREADS}; one is kept for probes"
@@ -56,10 +57,34 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     worker: str = "brim"
     workers: Workers = AUTO
     threads: Threads | msgspec.UnsetType = msgspec.UNSET
-    max_body_bytes: Positive = 16 * 1024 * 1024
     keepalive_s: Seconds = 75
     graceful_timeout_s: Seconds = 30
     log_level: str = "info"
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`[limits]`: what one client may use. Each HTTP process applies them for itself."""
+
+    max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32 * 1024
+    max_body_bytes: Positive = 16 * 1024 * 1024
+    max_decompressed_bytes: Positive = 4 * 1024 * 1024
+    max_json_bytes: Positive = 4 * 1024 * 1024
+    max_id_bytes: Positive = 256
+    max_bytes_in_flight: Positive = 256 * 1024 * 1024
+    head_timeout_s: Timeout = 10
+    body_timeout_s: Timeout = 30
+    send_timeout_s: Timeout = 30
+    min_bytes_per_s: Positive = 16 * 1024
+
+
+BRIM_ONLY: Final = (
+    "max_head_bytes",
+    "head_timeout_s",
+    "body_timeout_s",
+    "send_timeout_s",
+    "min_bytes_per_s",
+)
+"""The limits that gthread cannot honour: there gunicorn reads and sends."""
 
 
 class SourceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -94,9 +119,10 @@ class File(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     models: list[ModelTable]
     server: ServerTable = ServerTable()
+    limits: Limits = Limits()
 
 
-_STRUCTS: Final = {"": File, "server": ServerTable, "models": ModelTable}
+_STRUCTS: Final = {"": File, "server": ServerTable, "limits": Limits, "models": ModelTable}
 """The struct of each table's path; "" is the whole file."""
 
 
@@ -110,10 +136,10 @@ class Settings:
     worker: str
     workers: Workers
     threads: int
-    max_body_bytes: int
     keepalive_s: int
     graceful_timeout_s: int
     log_level: str
+    limits: Limits
     text: str = field(default="", repr=False, compare=False)
 
     @property
@@ -162,7 +188,21 @@ class Settings:
             changed = replace(changed, threads=threads)
         if workers is not None:
             changed = replace(changed, workers=_workers(names[3], workers))
+        changed._check_limits()
         return changed
+
+    def _check_limits(self) -> None:
+        """Raise `ConfigError` for limits that exclude each other, or that the worker ignores."""
+        limits, default = self.limits, Limits()
+        largest = limits.max_body_bytes + limits.max_decompressed_bytes
+        if limits.max_bytes_in_flight < largest:
+            allowed = f"at least max_body_bytes + max_decompressed_bytes = {largest}"
+            got = limits.max_bytes_in_flight
+            raise ConfigError("limits.max_bytes_in_flight", got, allowed, file=self.file)
+        for name in BRIM_ONLY if self.worker != "brim" else ():
+            if (value := getattr(limits, name)) != getattr(default, name):
+                allowed = f"no such key: the worker {self.worker} cannot honour it, brim can"
+                raise ConfigError(f"limits.{name}", value, allowed, file=self.file)
 
 
 def load(
@@ -210,7 +250,8 @@ def _settings(path: Path, table: File, text: str) -> Settings:
     _check_one_of("server.log_level", server["log_level"], LOG_LEVELS)
     _check_one_of("server.worker", server["worker"], THREADS)
     server["threads"] = server["threads"] or THREADS[server["worker"]]  # UNSET is false
-    return Settings(str(path), _models(path, table.models), **server, text=text)
+    models = _models(path, table.models)
+    return Settings(str(path), models, **server, limits=table.limits, text=text)
 
 
 def _with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:

@@ -90,10 +90,10 @@ def create_app(
     app.inline = InlinePolicy(engine)
     app.tick = engine.coalesce
     app.watch = engine.watch
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
-    services = app.extensions["brim"] = Services(engine, limiter, disconnects)
+    services = app.extensions["brim"] = Services(engine, limiter, disconnects, settings.limits)
     errors.register(app)
     hooks.register(app, metrics)
     for routes in (inference, models, openai, docs, health):

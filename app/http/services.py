@@ -14,6 +14,7 @@ from typing import TypeAlias, cast
 
 from flask import current_app
 
+from app.settings import Limits
 from engine.api import EngineClient, TooManyWaiting
 
 VERSION = version("brim")
@@ -31,6 +32,7 @@ class Services:
     engine: EngineClient
     limiter: ConcurrencyLimiter
     disconnects: DisconnectWatcher
+    limits: Limits
 
 
 def services() -> Services:

@@ -26,7 +26,7 @@ from app.http.responses.deferred import Deferred
 from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import DisconnectWatcher, Services
-from app.settings import Settings
+from app.settings import Limits, Settings
 from app.telemetry.exporter import HttpExporter
 from engine.api import EngineClient
 from engine.models.config import ModelConfig
@@ -57,10 +57,10 @@ def settings_of(*models: ModelConfig, **changes: Any) -> Settings:
         "worker": "brim",
         "workers": 1,
         "threads": 16,
-        "max_body_bytes": 1 << 20,
         "keepalive_s": 75,
         "graceful_timeout_s": 30,
         "log_level": "info",
+        "limits": Limits(max_body_bytes=1 << 20),
     }
     return Settings(**(fields | changes))
 

@@ -17,7 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import ADDRESS_ALLOWED, MAX_CONNECTIONS, ModelTable, ServerTable, Settings, load
+from app.settings import (
+    ADDRESS_ALLOWED,
+    BRIM_ONLY,
+    MAX_CONNECTIONS,
+    Limits,
+    ModelTable,
+    ServerTable,
+    Settings,
+    load,
+)
 from engine.errors import ConfigError
 from engine.models.config import ModelConfig, Source
 
@@ -55,10 +64,21 @@ def test_a_minimal_config_gets_the_defaults(write: Write) -> None:
         worker="brim",
         workers="auto",
         threads=16,
-        max_body_bytes=16 * 1024 * 1024,
         keepalive_s=75,
         graceful_timeout_s=30,
         log_level="info",
+        limits=Limits(
+            max_head_bytes=32 * 1024,
+            max_body_bytes=16 * 1024 * 1024,
+            max_decompressed_bytes=4 * 1024 * 1024,
+            max_json_bytes=4 * 1024 * 1024,
+            max_id_bytes=256,
+            max_bytes_in_flight=256 * 1024 * 1024,
+            head_timeout_s=10,
+            body_timeout_s=30,
+            send_timeout_s=30,
+            min_bytes_per_s=16 * 1024,
+        ),
     )
 
 
@@ -70,10 +90,13 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         worker = "gthread"
         workers = 3
         threads = 8
-        max_body_bytes = 1024
         keepalive_s = 5
         graceful_timeout_s = 2
         log_level = "debug"
+
+        [limits]
+        max_body_bytes = 1024
+        max_json_bytes = 512
 
         [[models]]
         name = "p"
@@ -108,7 +131,9 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         required=False,
         base=file.parent,
     )
-    expected = Settings(str(file), (model,), "0.0.0.0:9000", "gthread", 3, 8, 1024, 5, 2, "debug")
+    limits = Limits(max_body_bytes=1024, max_json_bytes=512)
+    server = "0.0.0.0:9000", "gthread", 3, 8, 5, 2, "debug"
+    expected = Settings(str(file), (model,), *server, limits)
     assert load(file) == expected
 
 
@@ -245,7 +270,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"[server]\nthread = 2\n{PUPPET}",
             "server.thread: got 2, expected a known key, one of bind, worker, workers, "
-            "threads, max_body_bytes, keepalive_s, graceful_timeout_s, log_level; "
+            "threads, keepalive_s, graceful_timeout_s, log_level; "
             "did you mean threads?",
             id="an unknown key of the server",
         ),
@@ -262,7 +287,8 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         ),
         pytest.param(
             f"[sever]\n{PUPPET}",
-            "sever: got {}, expected a known key, one of models, server; did you mean server?",
+            "sever: got {}, expected a known key, one of models, server, limits; "
+            "did you mean server?",
             id="an unknown table",
         ),
         pytest.param(
@@ -314,8 +340,23 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             id="no thread to serve",
         ),
         pytest.param(
-            f"[server]\nmax_body_bytes = 0\n{PUPPET}",
-            "server.max_body_bytes: got 0, expected int >= 1",
+            f"[limits]\nmax_bytes_in_flight = 1000000\n{PUPPET}",
+            "limits.max_bytes_in_flight: got 1000000, "
+            "expected at least max_body_bytes + max_decompressed_bytes = 20971520",
+            id="no room for one body",
+        ),
+        *(
+            pytest.param(
+                f'[server]\nworker = "gthread"\n[limits]\n{key} = 2000\n{PUPPET}',
+                f"limits.{key}: got 2000, expected no such key: "
+                "the worker gthread cannot honour it, brim can",
+                id=f"{key} under gthread",
+            )
+            for key in BRIM_ONLY
+        ),
+        pytest.param(
+            f"[limits]\nmax_body_bytes = 0\n{PUPPET}",
+            "limits.max_body_bytes: got 0, expected int >= 1",
             id="no body fits",
         ),
         pytest.param(

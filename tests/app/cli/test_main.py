@@ -163,7 +163,7 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
     assert (result.exit_code, result.stdout, started) == (2, "", [])
     assert result.stderr == (
         f"brim: {file}: server.thread: got 1, expected a known key, one of bind, worker, workers, "
-        "threads, max_body_bytes, keepalive_s, graceful_timeout_s, log_level; "
+        "threads, keepalive_s, graceful_timeout_s, log_level; "
         "did you mean threads?\n"
     )
 

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from app.http.dispatch.direct import ENDPOINT, SIGNALS
 from app.http.factory import BrimApp, create_app
 from app.http.services import DisconnectWatcher
+from app.settings import Limits
 from app.telemetry.exporter import HttpExporter
 from engine.models.tensors import TensorSpec
 from engine.serving.client import InProcessClient
@@ -54,7 +55,9 @@ class Pair:
     def make(self, name: str) -> BrimApp:
         """An app of the engine."""
         registry = self.registries[name] = CollectorRegistry()
-        settings = settings_of(*[self.engine.endpoint("puppet").config], max_body_bytes=2000)
+        settings = settings_of(
+            *[self.engine.endpoint("puppet").config], limits=Limits(max_body_bytes=2000)
+        )
         return create_app(settings, self.engine, HttpExporter(registry), self.disconnects)
 
     def close(self) -> None:
