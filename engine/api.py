@@ -48,6 +48,7 @@ from engine.models.tensors import Array as Array
 from engine.models.tensors import Arrays as Arrays
 from engine.models.tensors import TensorSpec as TensorSpec
 from engine.runtime.request import Request as Request
+from engine.runtime.request import too_many_rows as too_many_rows
 from engine.scheduling.buckets import Bucket as Bucket
 from engine.scheduling.buckets import BucketGrid as BucketGrid
 from engine.scheduling.costs.bucket_policy import LOADS as LOADS

@@ -62,6 +62,11 @@ class InferenceContext:
             self.endpoint.count_refusal(error)
             raise
 
+    @property
+    def max_rows(self) -> int:
+        """A request of more rows is refused before its values are decoded."""
+        return self.endpoint.config.max_queue_rows
+
     def run(
         self,
         inputs: Arrays,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from engine.errors import QueueFull, Shed
+from engine.errors import InvalidRequest, QueueFull, Shed
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import Arrays, Extent
 from engine.runtime.staging import Rows
@@ -44,6 +44,11 @@ class Request:
 def queue_full(rows: int, waiting: int, drain_s: float) -> QueueFull:
     """The refusal of rows behind so many others, which the device needs `drain_s` seconds for."""
     return QueueFull(f"{rows} rows do not fit: {waiting} wait already", drain_s)
+
+
+def too_many_rows(field: str, rows: int, limit: int) -> InvalidRequest:
+    """The refusal of a request that never fits."""
+    return InvalidRequest(field, f"{rows} rows never fit, expected 1 to {limit}")
 
 
 class QueuedRequest(Rows, Protocol):

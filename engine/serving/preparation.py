@@ -8,7 +8,7 @@ from engine.errors import BrimError, InvalidRequest
 from engine.models.config import ModelConfig
 from engine.models.processor import Prepared
 from engine.models.tensors import Arrays, Extent, validate
-from engine.runtime.request import Request
+from engine.runtime.request import Request, too_many_rows
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.request_queue import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from engine.serving.version import ModelInterface
@@ -56,8 +56,7 @@ class RequestPreparer:
         else:
             extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
         if extent.rows > self._max_rows:
-            problem = f"{extent.rows} rows never fit, expected 1 to {self._max_rows}"
-            raise InvalidRequest("inputs", problem)
+            raise too_many_rows("inputs", extent.rows, self._max_rows)
         bucket_length = grid.fit_length(extent.length)
         return Request(
             prepared, extent, bucket_length, arrived_at, deadline, level, interface.processor

@@ -6,7 +6,7 @@ msgspec creates a struct in a fifth of the time of a frozen dataclass.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import orjson
@@ -68,6 +68,11 @@ def decodable(kind: type[T]) -> type[T]:
     return kind
 
 
+def decodable_types() -> frozenset[type]:
+    """The structs that `parse` makes."""
+    return frozenset(_decodable)
+
+
 def parse(body: bytes | memoryview[Any], kind: type[T]) -> T:
     """Parse a JSON body. Raises `InvalidRequest` naming the field and what was expected."""
     if kind not in _decodable:
@@ -78,4 +83,17 @@ def parse(body: bytes | memoryview[Any], kind: type[T]) -> T:
         raise InvalidRequest("body", f"not JSON: {error}") from None
     except msgspec.ValidationError as error:
         problem, _, path = str(error).partition(" - at `$")
-        raise InvalidRequest(path.rstrip("`").lstrip(".") or "body", problem) from None
+        field = path.rstrip("`").lstrip(".")
+        raise InvalidRequest(field or "body", f"{problem}{_allowed(kind, field)}") from None
+
+
+def _allowed(kind: type[Any], name: str) -> str:
+    """The values of a field that takes a few only; msgspec names just the one that came."""
+    for field in msgspec.structs.fields(kind):
+        kinds = get_args(field.type) or (field.type,)
+        values = [
+            value for each in kinds if get_origin(each) is Literal for value in get_args(each)
+        ]
+        if field.encode_name == name and values:
+            return f", expected {', '.join(map(str, values))} or null"
+    return ""

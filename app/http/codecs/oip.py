@@ -4,14 +4,14 @@ A body is JSON alone; or JSON of `header_length` bytes and then the raw tensors 
 JSON; or, with a `header_length` of 0, one input's raw tensor alone. orjson parses and writes;
 msgspec checks the structure (`WireRequest`, also the source of the OpenAPI document).
 
-Unknown `parameters` are ignored, since clients add their own. Parameters that would change the
-answer and are not supported are refused.
+Every optional field may be null. Unknown `parameters` may hold anything and are ignored, since
+clients add their own. Parameters that would change the answer and are not supported are refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -21,23 +21,35 @@ import orjson
 
 from app.http.codecs import tensors
 from app.http.codecs.messages import Answer, InferRequest, InferResponse, decodable, parse
-from engine.api import LENGTH, Array, ExecutionFailed, InvalidRequest, Parameter, TensorSpec
+from app.http.codecs.parameters import (
+    BASE64,
+    OF_REQUESTS,
+    OF_TENSORS,
+    Parameters,
+    check_supported,
+    flag,
+    whole_number,
+)
+from engine.api import (
+    LENGTH,
+    Array,
+    ExecutionFailed,
+    InvalidRequest,
+    Parameter,
+    TensorSpec,
+    too_many_rows,
+)
 
 BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
 """Datatypes that the protocol allows as binary only."""
 
-_SHARED_MEMORY: Final = "shared memory is not served; tensors travel in the body"
-_UNSUPPORTED: Final[Mapping[str, str]] = {
-    "classification": "classes are not served; ask for the tensor itself",
-    "shared_memory_region": _SHARED_MEMORY,
-    "shared_memory_byte_size": _SHARED_MEMORY,
-    "shared_memory_offset": _SHARED_MEMORY,
-}
-"""Tensor parameters of Triton's extensions -> why they are refused."""
+LONGEST_ID: Final = 1024
+"""Characters of a request's `id`, which its response repeats."""
+
 
 Buffer: TypeAlias = "memoryview[Any]"
-Parameters: TypeAlias = dict[str, Parameter]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Id = Annotated[str, msgspec.Meta(max_length=LONGEST_ID)]
 Specs: TypeAlias = Sequence[TensorSpec]
 
 
@@ -48,14 +60,14 @@ class WireTensor(msgspec.Struct):
     shape: Annotated[list[Size], msgspec.Meta(max_length=32)]
     datatype: str
     data: list[Any] | None = None
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
 
 
 class WireOutput(msgspec.Struct):
     """A requested output; `parameters.binary_data` selects its form."""
 
     name: str
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
 
 
 @decodable
@@ -63,8 +75,8 @@ class WireRequest(msgspec.Struct):
     """The body of an infer request, or its JSON part."""
 
     inputs: list[WireTensor]
-    id: str | None = None
-    parameters: Parameters = {}
+    id: Id | None = None
+    parameters: Parameters | None = None
     outputs: list[WireOutput] | None = None
 
 
@@ -75,7 +87,7 @@ class AnswerTensor(Answer, frozen=True):
     datatype: str
     shape: list[int]
     data: list[Any] | msgspec.UnsetType = msgspec.UNSET
-    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Parameter] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WireAnswer(Answer, frozen=True):
@@ -85,32 +97,47 @@ class WireAnswer(Answer, frozen=True):
     model_version: str
     outputs: list[AnswerTensor]
     id: str | msgspec.UnsetType = msgspec.UNSET
-    parameters: Parameters | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Parameter] | msgspec.UnsetType = msgspec.UNSET
 
 
-def decode(body: bytes, header_length: int | None, inputs: Specs, outputs: Specs) -> InferRequest:
+def decode(
+    body: bytes,
+    header_length: int | None,
+    inputs: Specs,
+    outputs: Specs,
+    max_rows: int | None = None,
+) -> InferRequest:
     """Decode a body into arrays, rows first, of the datatypes of the specs.
 
     `header_length` is None for a body of JSON alone. Raises `InvalidRequest` naming the field, the
-    value found and the value expected. Shapes are checked against the data here, and against the
-    model by the engine.
+    value found and the value expected; for more than `max_rows` rows before any value is decoded.
+    Shapes are checked against the data here, and against the model by the engine.
     """
     if header_length == 0:
         return _decode_raw(memoryview(body), inputs, outputs)
     header, binary = _split(memoryview(body), header_length)
     wire = parse(header, WireRequest)
-    if wire.parameters.get("sequence_id", 0) not in (0, ""):
-        raise InvalidRequest("parameters.sequence_id", "sequences are not served; no state is kept")
+    parameters = wire.parameters or {}
+    if parameters:
+        check_supported(parameters, OF_REQUESTS)
+    if max_rows is not None:
+        _check_rows(wire.inputs, max_rows)
     arrays = _arrays(wire.inputs, inputs, binary)
     if binary is not None:
         binary.check_consumed()
-    if not wire.parameters and not wire.outputs:
+    if not parameters and not wire.outputs:
         return InferRequest(arrays, *_every_output(tuple(outputs)), wire.id)
-    names, as_binary = _requested(wire, outputs)
-    microseconds = _whole_number(wire.parameters, "timeout")
+    names, as_binary = _requested(wire, parameters, outputs)
+    microseconds = whole_number(parameters, "timeout")
     timeout_s = microseconds / 1e6 if microseconds else None
-    priority = _whole_number(wire.parameters, "priority")
+    priority = whole_number(parameters, "priority")
     return InferRequest(arrays, names, as_binary, wire.id, timeout_s, priority)
+
+
+def _check_rows(wires: list[WireTensor], max_rows: int) -> None:
+    for tensor in wires:
+        if tensor.shape and tensor.shape[0] > max_rows:
+            raise too_many_rows(tensor.name, tensor.shape[0], max_rows)
 
 
 def _split(body: Buffer, header_length: int | None) -> tuple[Buffer, _BinaryPart | None]:
@@ -188,9 +215,15 @@ def _array(tensor: WireTensor, spec: TensorSpec, binary: _BinaryPart | None) -> 
     if tensor.datatype != spec.datatype:
         problem = f"datatype {tensor.datatype!r} does not fit, expected {spec.datatype}"
         raise InvalidRequest(tensor.name, problem)
-    _check_supported(tensor.parameters, tensor.name)
-    binary_sent = "binary_data_size" in tensor.parameters
-    array = _binary_values(tensor, spec, binary) if binary_sent else _json_values(tensor, spec)
+    parameters = tensor.parameters
+    if parameters:
+        check_supported(parameters, OF_TENSORS, f"{tensor.name}: ")
+    if parameters and parameters.get("binary_data_size") is not None:
+        array = _binary_values(tensor, spec, parameters, binary)
+    else:
+        array = _json_values(tensor, spec)
+    if parameters and parameters.get("content_type") == BASE64:
+        array = tensors.decode_base64(spec, array)
     return array.reshape(-1) if single else array
 
 
@@ -202,19 +235,23 @@ def _json_values(tensor: WireTensor, spec: TensorSpec) -> Array:
     return tensors.decode_json(spec, tensor.shape, tensor.data)
 
 
-def _binary_values(tensor: WireTensor, spec: TensorSpec, binary: _BinaryPart | None) -> Array:
+def _binary_values(
+    tensor: WireTensor, spec: TensorSpec, parameters: Parameters, binary: _BinaryPart | None
+) -> Array:
     if tensor.data is not None:
         raise InvalidRequest(tensor.name, "data and binary_data_size together; expected one")
     if binary is None:
         problem = "binary_data_size without a header Inference-Header-Content-Length"
         raise InvalidRequest(tensor.name, problem)
-    size = _whole_number(tensor.parameters, "binary_data_size", f"{tensor.name}: ")
+    size = whole_number(parameters, "binary_data_size", f"{tensor.name}: ")
     return tensors.decode_binary(spec, tensor.shape, binary.take(tensor.name, size))
 
 
-def _requested(wire: WireRequest, specs: Specs) -> tuple[tuple[str, ...], frozenset[str]]:
+def _requested(
+    wire: WireRequest, parameters: Parameters, specs: Specs
+) -> tuple[tuple[str, ...], frozenset[str]]:
     """Return the requested outputs (all, if none is named), and those requested as binary."""
-    all_binary = _flag(wire.parameters, "binary_data_output", default=False)
+    all_binary = flag(parameters, "binary_data_output", default=False)
     known = {spec.name: spec for spec in specs}
     names: list[str] = []
     binary: list[str] = []
@@ -225,8 +262,7 @@ def _requested(wire: WireRequest, specs: Specs) -> tuple[tuple[str, ...], frozen
         if output.name in names:
             raise InvalidRequest(field, "the output is named twice")
         names.append(output.name)
-        _check_supported(output.parameters, field)
-        if _flag(output.parameters, "binary_data", default=all_binary):
+        if _as_binary(output.parameters or {}, field, default=all_binary):
             binary.append(output.name)
         elif (datatype := known[output.name].datatype) in BINARY_ONLY:
             raise InvalidRequest(field, f"{datatype} travels as binary only; set binary_data")
@@ -236,29 +272,16 @@ def _requested(wire: WireRequest, specs: Specs) -> tuple[tuple[str, ...], frozen
 @lru_cache(maxsize=256)
 def _every_output(specs: tuple[TensorSpec, ...]) -> tuple[tuple[str, ...], frozenset[str]]:
     """What most requests ask for: all outputs, as JSON."""
-    return _requested(WireRequest([]), specs)
+    return _requested(WireRequest([]), {}, specs)
 
 
-def _check_supported(parameters: Parameters, field: str) -> None:
-    for key in parameters:
-        if key in _UNSUPPORTED:
-            raise InvalidRequest(f"{field}: parameters.{key}", _UNSUPPORTED[key])
-
-
-def _flag(parameters: Parameters, key: str, *, default: bool) -> bool:
-    value = parameters.get(key, default)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"parameters.{key}", f"got {value!r}, expected true or false")
-    return value
-
-
-def _whole_number(parameters: Parameters, key: str, prefix: str = "") -> int:
-    """Return a parameter from 0 up, 0 if missing; `prefix` comes before its name in an error."""
-    value = parameters.get(key, 0)
-    if type(value) is not int or value < 0:
-        problem = f"got {value!r}, expected a whole number from 0 up"
-        raise InvalidRequest(f"{prefix}parameters.{key}", problem)
-    return value
+def _as_binary(parameters: Parameters, field: str, *, default: bool) -> bool:
+    """Whether an output is requested as binary."""
+    check_supported(parameters, OF_TENSORS, f"{field}: ")
+    if parameters.get("content_type") == BASE64:
+        problem = "outputs are not encoded as base64; set binary_data for raw bytes"
+        raise InvalidRequest(f"{field}: parameters.content_type", problem)
+    return flag(parameters, "binary_data", default=default)
 
 
 def encode(

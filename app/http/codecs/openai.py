@@ -12,20 +12,23 @@ import orjson
 
 from app.http.codecs.messages import Answer, decodable
 from app.http.codecs.tensors import texts
-from engine.api import Array, InvalidRequest, Signature, TensorSpec
+from engine.api import Array, InvalidRequest, Signature, TensorSpec, too_many_rows
 
 Detokenizer: TypeAlias = Callable[[Sequence[int]], str]
 
 
 @decodable
 class EmbeddingsRequest(msgspec.Struct):
-    """`input` is one text, several texts, the token ids of one text, or of several."""
+    """`input` is one text, several texts, the token ids of one text, or of several.
+
+    `encoding_format` is `float` by default. `user` and unknown fields are ignored.
+    """
 
     input: str | list[str | int | list[int]]
     model: str
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    user: str | None = None
+    user: Any = None
 
 
 class Embedding(Answer, frozen=True):
@@ -64,12 +67,14 @@ def tensors(name: str, signature: Signature) -> tuple[TensorSpec, TensorSpec]:
     return signature.inputs[0], vectors[0]
 
 
-def sentences(request: EmbeddingsRequest, detokenize: Detokenizer | None) -> Array:
+def sentences(request: EmbeddingsRequest, detokenize: Detokenizer | None, max_rows: int) -> Array:
     """Return the texts as a BYTES array [rows]. Token ids are of the model's own vocabulary."""
     given: list[Any] = [request.input] if isinstance(request.input, str) else request.input
     if not given:
         raise InvalidRequest("input", "got an empty list, expected at least one text")
     kinds = {type(item) for item in given}
+    if int not in kinds and len(given) > max_rows:
+        raise too_many_rows("input", len(given), max_rows)
     if kinds == {str}:
         return texts("input", list(given))
     if kinds not in ({int}, {list}):

@@ -7,6 +7,7 @@ copy is the one into the staging buffer of its bucket.
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,20 @@ def texts(name: str, flat: list[Any]) -> Array:
             raise InvalidRequest(name, f"data[{index}] is {type(text).__name__}, expected a string")
         array[index] = text.encode()
     return array
+
+
+def decode_base64(spec: TensorSpec, array: Array) -> Array:
+    """Return a BYTES array whose elements were encoded as base64. Raises `InvalidRequest`."""
+    if spec.datatype != "BYTES":
+        problem = f"base64 encodes BYTES, but the tensor is {spec.datatype}"
+        raise InvalidRequest(f"{spec.name}: parameters.content_type", problem)
+    decoded = np.empty(array.shape, dtype=object)
+    for index, element in enumerate(array.flat):
+        try:
+            decoded.flat[index] = base64.b64decode(element, validate=True)
+        except ValueError as error:
+            raise InvalidRequest(spec.name, f"data[{index}] is not base64: {error}") from None
+    return decoded
 
 
 def _numbers(spec: TensorSpec, flat: list[Any]) -> Array:

@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from app.http.codecs.messages import Readiness
-from app.http.codecs.oip import BINARY_ONLY
+from app.http.codecs.oip import BINARY_ONLY, LONGEST_ID
 from app.http.responses import operation as responses
 from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
-from engine.api import Signature, TensorSpec
+from engine.api import LOWEST_PRIORITY, Signature, TensorSpec
 
 Schema = dict[str, Any]
 
@@ -60,8 +60,9 @@ REF: Final = "#/components/schemas/{name}"
 def as_openapi_3_0(schema: Any) -> Any:
     """Return an equivalent schema for OpenAPI 3.0.
 
-    `const` becomes an `enum` of one value, a null among the types becomes `nullable`, an array gets
-    `items`, an empty `required` is removed. Descriptions lose the indentation of docstrings.
+    `const` becomes an `enum` of one value, a null among the types becomes `nullable` (and one of
+    the values of an `enum`), an array gets `items`, an empty `required` is removed. Descriptions
+    lose the indentation of docstrings.
     """
     if isinstance(schema, list):
         return [as_openapi_3_0(part) for part in schema]
@@ -87,6 +88,8 @@ def _nullable(plain: Schema, kinds: list[Schema]) -> Schema:
         return plain | {"anyOf": others, "nullable": True}
     del plain["anyOf"]
     (only,) = others
+    if "enum" in only:
+        only = only | {"enum": [*only["enum"], None]}
     return plain | {"nullable": True} | ({"allOf": [only]} if "$ref" in only else only)
 
 
@@ -165,14 +168,19 @@ def request_schema(signature: Signature) -> Schema:
     output = _object(
         required=("name",),
         name={"enum": [spec.name for spec in signature.outputs]},
-        parameters=_object(binary_data={"type": "boolean"}),
+        parameters=_optional(_object(binary_data=_optional({"type": "boolean"}))),
+    )
+    parameters = _object(
+        timeout=_optional({"type": "integer", "minimum": 0, "description": "Microseconds"}),
+        priority=_optional({"type": "integer", "minimum": 0, "maximum": LOWEST_PRIORITY}),
+        binary_data_output=_optional({"type": "boolean"}),
     )
     return _object(
         required=("inputs",),
-        id=_STRING,
-        parameters={"type": "object"},
+        id=_optional(_STRING | {"maxLength": LONGEST_ID}),
+        parameters=_optional(parameters),
         inputs=_array({"oneOf": inputs}, minItems=len(inputs), maxItems=len(inputs)),
-        outputs=_array(output),
+        outputs=_optional(_array(output)),
     )
 
 
@@ -190,11 +198,23 @@ def answer_schema(signature: Signature) -> Schema:
 
 
 def _input(spec: TensorSpec) -> Schema:
-    """Rows of a single value may also have an axis of size 1."""
+    """Rows of a single value may also have an axis of size 1. What is optional may be null."""
     tensor = _tensor(spec, "row-major, nested or flat", max(1, len(spec.shape)))
-    if data := tensor["properties"].get("data"):
+    fields = tensor["properties"]
+    if data := fields.get("data"):
         data["items"] = {"oneOf": [data["items"], {"type": "array"}]}
+    if "parameters" not in tensor["required"]:
+        fields["parameters"] = _object(binary_data_size=_optional(_LENGTH))
+    optional = fields.keys() - set(tensor["required"])
+    tensor["properties"] = {
+        name: _optional(field) if name in optional else field for name, field in fields.items()
+    }
     return tensor
+
+
+def _optional(schema: Schema) -> Schema:
+    """A field that may be missing may be null."""
+    return {"anyOf": [schema, _NULL]}
 
 
 def _tensor(spec: TensorSpec, order: str, max_axes: int) -> Schema:
@@ -203,7 +223,7 @@ def _tensor(spec: TensorSpec, order: str, max_axes: int) -> Schema:
     A tensor that travels as binary only has no `data` and requires `parameters`.
     """
     binary_only = spec.datatype in BINARY_ONLY
-    size = {"binary_data_size": {"type": "integer", "minimum": 0}}
+    size = {"binary_data_size": _LENGTH}
     fields: dict[str, Any] = {
         "name": {"const": spec.name},
         "datatype": {"const": spec.datatype},

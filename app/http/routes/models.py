@@ -157,7 +157,7 @@ def stats(name: str, version: str | None = None) -> OneModelsStatistics:
 class IndexRequest(msgspec.Struct):
     """The body of a repository index; it may be empty."""
 
-    ready: bool = False
+    ready: bool | None = None
 
 
 class IndexEntry(Answer, frozen=True):

@@ -31,7 +31,8 @@ def embeddings() -> Response:
         text, vector = openai.tensors(sent.model, context.interface.signature)
         if (got := sent.dimensions) not in (None, *vector.shape):
             raise InvalidRequest("dimensions", f"got {got}, expected {vector.shape[0]}")
-        sentences = openai.sentences(sent, context.interface.processor.detokenize)
+        detokenize = context.interface.processor.detokenize
+        sentences = openai.sentences(sent, detokenize, context.max_rows)
         accepts = context.request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
         def encode(pending: PendingResult, outputs: Arrays) -> PreparedResponse:

@@ -339,9 +339,14 @@ LACKING = {key: {k: v for k, v in GOOD.items() if k != key} for key in GOOD}
             id="data is a list, also of one",
         ),
         pytest.param(
-            request_of(GOOD, parameters={"a": [1]}),
-            "parameters[...]: Expected `bool | int | float | str`, got `array`",
-            id="parameters are flat",
+            request_of(GOOD, parameters=[1]),
+            "parameters: Expected `object | null`, got `array`",
+            id="parameters have names",
+        ),
+        pytest.param(
+            request_of(GOOD, id="x" * 1025),
+            "id: Expected `str` of length <= 1024",
+            id="a long id is not repeated",
         ),
         pytest.param(TWICE, "x: the tensor is there twice", id="ambiguous"),
         pytest.param(
@@ -637,12 +642,6 @@ def test_an_unsupported_parameter_is_refused(more: dict[str, Any], message: str)
 def test_an_input_in_shared_memory_is_refused(key: str, data: list[float] | None) -> None:
     tensor = {**GOOD, "data": data, "parameters": {key: SHARED_MEMORY[key]}}
     assert refusal(request_of(tensor)) == f"x: parameters.{key}: {NO_SHARED_MEMORY}"
-
-
-def test_unknown_parameters_are_ignored() -> None:
-    strange = {"parameters": {"tag": "a"}}
-    body = request_of({**GOOD, **strange}, outputs=[{"name": "y", **strange}], **strange)
-    assert read(body, X).inputs["x"].tolist() == [[1.0, 2.0]]
 
 
 # --- refusals: raw --------------------------------------------------------------------------------

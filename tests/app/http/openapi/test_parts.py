@@ -24,6 +24,11 @@ NUMBER = {"type": "number"}
             id="null-among-two-is-nullable",
         ),
         pytest.param(
+            {"anyOf": [{"enum": ["a", "b"]}, NULL]},
+            {"enum": ["a", "b", None], "nullable": True},
+            id="null-is-one-of-the-values",
+        ),
+        pytest.param(
             {"anyOf": [TEXT, NUMBER, NULL]},
             {"anyOf": [TEXT, NUMBER], "nullable": True},
             id="null-among-several-is-nullable",

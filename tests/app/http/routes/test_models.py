@@ -285,7 +285,7 @@ def test_the_index_of_a_server_that_starts_says_where_it_is(serve: Serve) -> Non
     ("sent", "message"),
     [
         (b"nonsense", "body: not JSON: "),
-        (b'{"ready": "yes"}', "ready: Expected `bool`, got `str`"),
+        (b'{"ready": "yes"}', "ready: Expected `bool | null`, got `str`"),
         (b"[]", "body: Expected `object`, got `array`"),
     ],
 )

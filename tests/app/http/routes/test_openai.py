@@ -166,7 +166,7 @@ def test_the_dimensions_that_a_model_has_may_be_named(reading: Served) -> None:
         pytest.param(
             "full",
             {"encoding_format": "hex"},
-            "encoding_format: Invalid enum value 'hex'",
+            "encoding_format: Invalid enum value 'hex', expected float, base64 or null",
             id="another format",
         ),
     ],
