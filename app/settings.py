@@ -195,8 +195,10 @@ class Settings:
         """Raise `ConfigError` for limits that exclude each other, or that the worker ignores."""
         limits, default = self.limits, Limits()
         largest = limits.max_body_bytes + limits.max_decompressed_bytes
-        if limits.max_bytes_in_flight < largest:
-            allowed = f"at least max_body_bytes + max_decompressed_bytes = {largest}"
+        # small bodies have the last eighth for themselves
+        if limits.max_bytes_in_flight - limits.max_bytes_in_flight // 8 < largest:
+            text = "max_body_bytes + max_decompressed_bytes, and 1/7 more for small bodies"
+            allowed = f"at least {largest + largest // 7 + 1}: {text}"
             got = limits.max_bytes_in_flight
             raise ConfigError("limits.max_bytes_in_flight", got, allowed, file=self.file)
         for name in BRIM_ONLY if self.worker != "brim" else ():

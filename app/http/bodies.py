@@ -6,58 +6,96 @@ import zlib
 from collections.abc import Mapping
 from typing import IO, Any, Final
 
-from flask import Request, current_app
 from werkzeug.datastructures import Accept
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.http import parse_accept_header
 
 from app.http.errors import LengthRequired, Unsupported
+from app.http.hooks import BrimRequest, Identified
+from app.http.responses.deferred import SUSPENDED
 from app.http.responses.prepared import PreparedResponse
+from app.http.services import Services, services
+from app.worker.states import LimitExceeded, no_room
 from engine.api import InvalidRequest
 
 # zlib's window size also selects the header that it expects
 _WINDOWS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _DIGITS: Final = 18  # more than any length has; int() is slow on thousands of them
 
+TOO_LARGE: Final = 413
+
 MIN_COMPRESSED: Final = 16 * 1024
 """Bytes. Numbers compress badly, and most clients ask for compression by default: a smaller answer
 arrives sooner uncompressed."""
 
 
-def read_optional(request: Request) -> bytes:
+def read_optional(request: BrimRequest) -> bytes:
     """Read the body of a request that may have none."""
     if not request.content_length and not request.environ.get("wsgi.input_terminated"):
         return b""
     return read(request)
 
 
-def read(request: Request) -> bytes:
+def read(request: BrimRequest) -> bytes:
     """Return the request's body, decompressed. A known length is checked before reading.
 
-    Raises 413 for a body that is too large, compressed or not; `LengthRequired`; `Unsupported` for
-    an encoding other than gzip and deflate; `InvalidRequest` for one that does not decompress.
+    Raises `LimitExceeded` for a body that is too large, compressed or not, or for which there is no
+    room; `LengthRequired`; `Unsupported` for an encoding other than gzip and deflate;
+    `InvalidRequest` for one that does not decompress.
     """
     length = _plain_length(request)
     if length is not None:
-        return read_all(request.environ["wsgi.input"], length)
+        return read_plain(request, services(), length)
     if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
         raise LengthRequired("the request says neither Content-Length nor Transfer-Encoding")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in _WINDOWS and encoding not in ("identity", ""):
         raise Unsupported(f"Content-Encoding {encoding!r}, expected gzip, deflate or identity")
-    body = _read_stream(request)
-    if encoding not in _WINDOWS:
-        return body
-    return _decompress(body, encoding, int(current_app.config["MAX_CONTENT_LENGTH"]))
+    body = _read_stream(request, services())
+    return body if encoding not in _WINDOWS else _decompress(body, encoding, request, services())
 
 
-def _read_stream(request: Request) -> bytes:
+def read_plain(request: Identified, services: Services, length: int) -> bytes:
+    """Read a body of `plain_length`."""
+    _reserve_received(request, services, length)
+    return read_all(request.environ["wsgi.input"], length)
+
+
+def _reserve_received(request: Identified, services: Services, size: int) -> None:
+    if SUSPENDED not in request.environ:  # Brim's worker has counted what it received
+        _reserve(request, services, size)
+
+
+def _reserve(request: Identified, services: Services, size: int) -> None:
+    """Take bytes of the budget, until the view has returned."""
+    if not services.budget.grow(size, request.reserved + size):
+        raise no_room(services.budget)
+    request.reserved += size
+
+
+def check_json(size: int, services: Services) -> None:
+    """Raise `LimitExceeded` if a body has too much JSON."""
+    if size > (limit := services.limits.max_json_bytes):
+        problem = f"the body has {size} bytes of JSON, and limits.max_json_bytes is {limit}"
+        raise LimitExceeded("max_json_bytes", TOO_LARGE, f"{problem}; send binary tensors")
+
+
+def _read_stream(request: BrimRequest, services: Services) -> bytes:
+    limit, length = request.max_content_length, request.content_length
+    if length is not None and (limit is None or length <= limit):
+        _reserve_received(request, services, length)
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        problem = f"the body is larger than limits.max_body_bytes, which is {limit}"
+        raise LimitExceeded("max_body_bytes", TOO_LARGE, problem) from None
     except (HTTPException, OSError):
         raise
     except Exception as error:  # the server's own error for malformed chunks
         raise InvalidRequest("body", f"it cannot be read: {error}") from None
+    if length is None:
+        _reserve_received(request, services, len(body))
+    return body
 
 
 def read_all(stream: IO[bytes], length: int) -> bytes:
@@ -68,7 +106,7 @@ def read_all(stream: IO[bytes], length: int) -> bytes:
     return body
 
 
-def _plain_length(request: Request) -> int | None:
+def _plain_length(request: BrimRequest) -> int | None:
     """Return the length of a body that can be read directly from the server, or None.
 
     Such a body is not encoded, not yet read, of a known length within the limit, and the server
@@ -92,15 +130,24 @@ def plain_length(environ: Mapping[str, Any], limit: int | None) -> int | None:
     return int(length) if limit is None or int(length) <= limit else None
 
 
-def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Decompress to at most `limit` bytes; memory use never exceeds that."""
+def _decompress(body: bytes, encoding: str, request: Identified, services: Services) -> bytes:
+    limit = services.limits.max_decompressed_bytes
+    _reserve(request, services, limit)
+    plain = decompress(body, encoding, limit)
+    _reserve(request, services, len(plain) - limit)
+    return plain
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress to at most `limit` bytes: zlib stops there, and makes no more of them."""
     stream = zlib.decompressobj(_WINDOWS[encoding])
     try:
         plain = stream.decompress(body, limit)
     except zlib.error as error:
         raise InvalidRequest("body", f"it is not {encoding}: {error}") from None
     if stream.unconsumed_tail:
-        raise RequestEntityTooLarge
+        problem = f"the {encoding} body is larger than limits.max_decompressed_bytes, {limit}"
+        raise LimitExceeded("max_decompressed_bytes", TOO_LARGE, problem)
     if not stream.eof:
         raise InvalidRequest("body", f"its {encoding} data is cut off")
     if stream.unused_data:

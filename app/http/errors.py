@@ -17,6 +17,8 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from app.http.codecs.messages import Answer
 from app.http.responses.operation import JSON
+from app.http.services import services
+from app.worker.states import LimitExceeded
 from engine.api import errors
 
 log = logging.getLogger("brim.app")
@@ -86,6 +88,8 @@ def error_response(error: Exception, path: str, request_id: str) -> Response:
 
     Works outside Flask's request context: an answer may be written after the context has ended.
     """
+    if isinstance(error, HTTPException) and not isinstance(error, InternalServerError):
+        return _http_response(error, path)
     if not isinstance(error, errors.BrimError):
         # the request id leads from the response to the stack trace in the log
         log.error("request %s failed unexpectedly", request_id, exc_info=error)
@@ -112,13 +116,19 @@ def _response(path: str, message: str, status: int) -> Response:
     return Response(msgspec.json.encode(body), status, content_type=JSON)
 
 
-def _http_response(error: HTTPException) -> Response:
-    """Flask's own errors (404, 405, 413, ...) as JSON, with their headers."""
-    response = _response(request.path, error.description or error.name, error.code or INTERNAL)
+def _http_response(error: HTTPException, path: str) -> Response:
+    """Errors of Flask and werkzeug (404, 405, 413, ...) as JSON, with their headers."""
+    response = _response(path, error.description or error.name, error.code or INTERNAL)
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
     return response
+
+
+def _answer(error: HTTPException) -> Response:
+    if isinstance(error, LimitExceeded):
+        services().limited(error.limit)
+    return _http_response(error, request.path)
 
 
 def _other_response(error: Exception) -> Response:
@@ -130,5 +140,5 @@ def _other_response(error: Exception) -> Response:
 def register(app: Flask) -> None:
     """Install this table as the app's error handlers."""
     app.register_error_handler(errors.BrimError, _other_response)
-    app.register_error_handler(HTTPException, _http_response)
+    app.register_error_handler(HTTPException, _answer)
     app.register_error_handler(InternalServerError, _other_response)

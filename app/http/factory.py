@@ -19,6 +19,7 @@ from app.http.responses.prepared import StartResponse
 from app.http.routes import docs, health, inference, models, openai
 from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Services
 from app.settings import Settings
+from app.worker.states import ByteBudget
 from engine.api import EngineClient
 
 
@@ -36,6 +37,7 @@ class BrimApp(Flask):
     """Makes the context manager around requests that run one after the other."""
     watch: Callable[[], tuple[int, Callable[[int], object]] | None]
     """Returns what the worker's loop watches, if there is anything."""
+    budget: ByteBudget
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self.direct: DirectInference | None = None  # until everything is registered
@@ -93,7 +95,10 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
-    services = app.extensions["brim"] = Services(engine, limiter, disconnects, settings.limits)
+    app.budget = ByteBudget(settings.limits.max_bytes_in_flight)
+    services = app.extensions["brim"] = Services(
+        engine, limiter, disconnects, settings.limits, app.budget, metrics.limited
+    )
     errors.register(app)
     hooks.register(app, metrics)
     for routes in (inference, models, openai, docs, health):

@@ -12,13 +12,15 @@ from flask import Flask, Request, Response
 from flask import request as proxy
 
 from app.http.responses.deferred import Deferred, PendingAnswer
+from app.http.services import services
 from engine.api import EngineClient
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Identified:
-    """A request with an id, its arrival on `time.perf_counter`, and its pending answer.
+    """A request with an id, its arrival on `time.perf_counter`, and its pending answer. `reserved`
+    are its bytes of the budget.
 
     The id is the client's if that is printable and short, otherwise 32 random hexadecimal digits.
     """
@@ -29,6 +31,7 @@ class Identified:
         """Set the attributes."""
         self.begun_at = time.perf_counter()
         self.pending: PendingAnswer | None = None
+        self.reserved = 0
         self.request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
         if not _REQUEST_ID.fullmatch(self.request_id):
             # an id is no secret, and the system's generator costs a system call
@@ -60,6 +63,9 @@ class HttpMetrics(Protocol):
 
     def note(self, method: str, rule: str, begun_at: float, status: int) -> None:
         """Count an answered request that arrived at `begun_at`, on `time.perf_counter`."""
+
+    def limited(self, limit: str) -> None:
+        """Count what went beyond the limit of this name."""
 
 
 def this_request() -> BrimRequest:
@@ -104,5 +110,8 @@ def register(app: Flask, metrics: HttpMetrics) -> None:
 
     @app.teardown_request
     def give_up(error: BaseException | None) -> None:
+        request = this_request()
         if error is not None:
-            this_request().give_up()
+            request.give_up()
+        if request.reserved:
+            services().budget.add(-request.reserved)

@@ -15,6 +15,7 @@ from typing import TypeAlias, cast
 from flask import current_app
 
 from app.settings import Limits
+from app.worker.states import ByteBudget
 from engine.api import EngineClient, TooManyWaiting
 
 VERSION = version("brim")
@@ -33,6 +34,9 @@ class Services:
     limiter: ConcurrencyLimiter
     disconnects: DisconnectWatcher
     limits: Limits
+    budget: ByteBudget
+    limited: Callable[[str], object]
+    """Counts a request that went beyond a limit, by the limit's name."""
 
 
 def services() -> Services:

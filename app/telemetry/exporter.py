@@ -21,6 +21,19 @@ from app.http.responses.operation import Operation
 from app.telemetry import prometheus
 from engine.api import EngineClient
 
+LIMITS: Final = (
+    "max_head_bytes",
+    "max_body_bytes",
+    "max_decompressed_bytes",
+    "max_json_bytes",
+    "max_id_bytes",
+    "max_bytes_in_flight",
+    "head_timeout_s",
+    "body_timeout_s",
+    "send_timeout_s",
+)
+"""The settings that can end a request. Each has a series from the start: a rate needs a first 0."""
+
 METHODS: Final = frozenset(HTTPMethod)
 
 EXPOSITION: Final = Operation(answer=str, media=("text/plain", "application/openmetrics-text"))
@@ -72,6 +85,9 @@ class HttpExporter(PrometheusMetrics):
         )
         text, labels = "HTTP requests", ("method", "status")
         self._total = Counter("flask_http_request_total", text, labels, registry=self.registry)
+        text = "Requests that went beyond a limit, by its setting"
+        limited = Counter("brim_http_limited", text, ("limit",), registry=self.registry)
+        self._limited = {limit: limited.labels(limit) for limit in LIMITS}
 
     @override
     def generate_metrics(
@@ -105,6 +121,10 @@ class HttpExporter(PrometheusMetrics):
         duration, total = self._children[key]
         duration.observe(time.perf_counter() - begun_at)
         total.inc()
+
+    def limited(self, limit: str) -> None:
+        """Count what went beyond the limit of this name."""
+        self._limited[limit].inc()
 
 
 class _EveryProcess:

@@ -24,6 +24,7 @@ from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import Environ, StartResponse
 from app.http.routes import inference
 from app.http.services import Services
+from app.worker.states import LimitExceeded
 
 ENDPOINT: Final = "inference.infer"
 
@@ -41,7 +42,7 @@ SIGNALS: Final = (
 class DirectRequest(Identified):
     """A request that Flask does not see."""
 
-    __slots__ = ("begun_at", "environ", "pending", "request_id")
+    __slots__ = ("begun_at", "environ", "pending", "request_id", "reserved")
 
     def __init__(self, environ: Environ) -> None:
         self.environ = environ
@@ -82,11 +83,16 @@ class DirectInference:
         self, request: DirectRequest, args: Mapping[str, Any], length: int
     ) -> Response | PendingAnswer:
         environ = request.environ
-        read = partial(bodies.read_all, environ["wsgi.input"], length)
+        read = partial(bodies.read_plain, request, self._services, length)
         try:
             return inference.submit(request, self._services, read, **args)
         except Exception as error:
+            if isinstance(error, LimitExceeded):
+                self._services.limited(error.limit)
             return errors.error_response(error, environ["PATH_INFO"], request.request_id)
+        finally:
+            if request.reserved:
+                self._services.budget.add(-request.reserved)
 
     def _applies(self) -> bool:
         """Whether no user's code takes part in this request."""

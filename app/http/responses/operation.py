@@ -23,13 +23,15 @@ TIMEOUT_HEADER: Final = "X-Request-Timeout-Ms"
 REASONS: Final[Mapping[int, str]] = {
     400: "The request is wrong",
     404: "No such model or version",
+    408: "The body did not arrive in time",
     411: "The request does not give its length",
     413: "The body is too large",
     415: "The encoding of the body is not supported",
     422: "The outputs of these rows are NaN or infinite",
     429: "The queue or the process is full",
     500: "The device failed the batch",
-    503: "The deadline cannot be met; or the model is starting, shutting down or failed",
+    503: "The deadline cannot be met; or the model is starting, shutting down or failed; or there "
+    "is no room for the body",
     504: "No answer within the timeout",
 }
 """Every error status that a route may declare, and its meaning."""
@@ -38,7 +40,7 @@ UNKNOWN: Final = (404,)
 """Errors of a route about one configured model."""
 NOT_SERVING: Final = (404, 503)
 """Errors of a route about one READY model."""
-OPTIONAL_BODY: Final = (400, 413, 415)
+OPTIONAL_BODY: Final = (400, 408, 413, 415, 503)
 """Errors of a route with an optional body."""
 INFERENCE: Final = tuple(REASONS)
 """Errors of a route that runs a model."""

@@ -50,7 +50,10 @@ def submit(
         served = context.interface
         inputs, outputs = served.signature.inputs, served.signature.outputs
         length = _header_length(request.environ.get(_LENGTH_KEY))
-        decoded = oip.decode(read(), length, inputs, outputs, context.max_rows)
+        content = read()
+        size = len(content)
+        body.check_json(size if length is None else min(length, size), services)
+        decoded = oip.decode(content, length, inputs, outputs, context.max_rows)
         accepts = request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
         def encode(pending: PendingResult, arrays: Arrays) -> PreparedResponse:

@@ -173,7 +173,9 @@ class IndexEntry(Answer, frozen=True):
 @answers(list[IndexEntry], *OPTIONAL_BODY, takes=IndexRequest)
 def index() -> list[IndexEntry]:
     """State of every model in Triton's format; with `{"ready": true}` only of READY models."""
-    ready_only = parse(body.read_optional(this_request()) or b"{}", IndexRequest).ready
+    content = body.read_optional(this_request()) or b"{}"
+    body.check_json(len(content), services())
+    ready_only = parse(content, IndexRequest).ready
     entries = [_entry(model) for model in services().engine.status().models]
     return [entry for entry in entries if entry.state == "READY" or not ready_only]
 

@@ -25,7 +25,9 @@ blueprint = Blueprint("openai", __name__)
 def embeddings() -> Response:
     """Embeddings of texts, from a model with one text input and one vector output."""
     request = this_request()
-    sent = parse(body.read(request), openai.EmbeddingsRequest)
+    content = body.read(request)
+    body.check_json(len(content), services())
+    sent = parse(content, openai.EmbeddingsRequest)
     context = InferenceContext(request, services(), sent.model)
     with context.permit:
         text, vector = openai.tensors(sent.model, context.interface.signature)

@@ -7,18 +7,25 @@ import io
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
 from gunicorn.http.errors import InvalidChunkSize
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.http import bodies as body
 from app.http import errors
 from app.http.bodies import MIN_COMPRESSED
-from tests.app.conftest import Served, error_of
+from app.http.hooks import BrimRequest
+from app.settings import Limits
+from app.worker.states import ByteBudget, LimitExceeded
+from tests.app.conftest import Serve, Served, error_of
 
 LIMIT = 100_000
+UNPACKED = 50_000
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
@@ -26,7 +33,13 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate
 def client() -> FlaskClient:
     """An app that echoes the body, and a route with a response of any size."""
     app = Flask("bodies")
+    app.request_class = BrimRequest
     app.config["MAX_CONTENT_LENGTH"] = LIMIT
+    app.extensions["brim"] = SimpleNamespace(
+        limits=Limits(max_body_bytes=LIMIT, max_decompressed_bytes=UNPACKED),
+        budget=ByteBudget(),
+        limited=[].append,
+    )
     errors.register(app)
 
     @app.post("/echo")
@@ -54,7 +67,7 @@ def test_an_uncompressed_body_is_read_unchanged(client: FlaskClient, encoding: s
 
 
 @pytest.mark.parametrize("said", ["gzip", "deflate", " GZIP "])
-@pytest.mark.parametrize("plain", [b"", b"full", b"7" * LIMIT], ids=["empty", "short", "limit"])
+@pytest.mark.parametrize("plain", [b"", b"full", b"7" * UNPACKED], ids=["empty", "short", "limit"])
 def test_a_compressed_body_is_read_up_to_the_limit(
     client: FlaskClient, said: str, plain: bytes
 ) -> None:
@@ -64,22 +77,43 @@ def test_a_compressed_body_is_read_up_to_the_limit(
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
-@pytest.mark.parametrize("beyond", [1, 200 * LIMIT], ids=["one byte", "a bomb"])
+@pytest.mark.parametrize("beyond", [1, 200 * UNPACKED], ids=["one byte", "a bomb"])
 def test_a_body_that_decompresses_beyond_the_limit_is_413(
     client: FlaskClient, encoding: str, beyond: int
 ) -> None:
-    data = COMPRESS[encoding](b"7" * (LIMIT + beyond))
+    data = COMPRESS[encoding](b"7" * (UNPACKED + beyond))
     assert len(data) < LIMIT
     response = client.post("/echo", data=data, headers={"Content-Encoding": encoding})
     assert response.status_code == 413
-    assert "capacity limit" in error_of(response)
+    assert error_of(response) == (
+        f"the {encoding} body is larger than limits.max_decompressed_bytes, {UNPACKED}"
+    )
+
+
+@given(
+    plain=st.binary(max_size=2000) | st.binary(max_size=20).map(lambda part: part * 500),
+    limit=st.integers(1, 3000),
+    encoding=st.sampled_from(sorted(COMPRESS)),
+    level=st.integers(0, 9),
+)
+def test_decompression_gives_the_whole_or_nothing_beyond_its_limit(
+    plain: bytes, limit: int, encoding: str, level: int
+) -> None:
+    window = {"gzip": 31, "deflate": 15}[encoding]
+    stream = zlib.compressobj(level, zlib.DEFLATED, window)
+    data = stream.compress(plain) + stream.flush()
+    if len(plain) <= limit:
+        assert body.decompress(data, encoding, limit) == plain
+    else:
+        with pytest.raises(LimitExceeded, match="max_decompressed_bytes"):
+            body.decompress(data, encoding, limit)
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
 def test_a_decompression_bomb_is_413_and_uses_little_memory(
     encoding: str, client: FlaskClient
 ) -> None:
-    data = COMPRESS[encoding](bytes(200 * LIMIT))
+    data = COMPRESS[encoding](bytes(200 * UNPACKED))
     headers = {"Content-Encoding": encoding}
     client.post("/echo", data=data, headers=headers)
     tracemalloc.start()
@@ -88,7 +122,7 @@ def test_a_decompression_bomb_is_413_and_uses_little_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 20 * LIMIT
+    assert peak < 20 * UNPACKED
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
@@ -334,3 +368,96 @@ def test_a_malformed_chunked_body_is_400(served: Served) -> None:
     )
     assert said.status_code == 400
     assert said.get_json()["error"].startswith("body: it cannot be read: ")
+
+
+# --- limits of the app ----------------------------------------------------------------------------
+
+INFER = "/v2/models/puppet/infer"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        pytest.param(INFER, {}, id="inference"),
+        pytest.param(INFER, {"Inference-Header-Content-Length": "101"}, id="the JSON of a binary"),
+        pytest.param("/v1/embeddings", {}, id="embeddings"),
+        pytest.param("/v2/repository/index", {}, id="the index"),
+    ],
+)
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_more_json_than_the_limit_is_413_and_counted(
+    serve: Serve, path: str, headers: dict[str, str], encoding: str | None
+) -> None:
+    served = serve(limits=Limits(max_json_bytes=100))
+    assert served.client.post(path, data=b" " * 100, headers=headers).status_code == 400
+    data = b" " * 101
+    if encoding is not None:
+        data, headers = gzip.compress(data), {**headers, "Content-Encoding": encoding}
+    for _ in range(2):  # the second one without Flask's context, where that is possible
+        said = served.client.post(path, data=data, headers=headers)
+        assert said.status_code == 413
+        problem = "the body has 101 bytes of JSON, and limits.max_json_bytes is 100"
+        assert problem in str(said.get_json())
+    assert served.sample("brim_http_limited_total", limit="max_json_bytes") == 2
+    assert served.sample("brim_http_limited_total", limit="max_body_bytes") == 0
+
+
+def test_binary_tensors_do_not_count_as_json(serve: Serve) -> None:
+    served = serve(limits=Limits(max_json_bytes=8))
+    headers = {"Inference-Header-Content-Length": "0"}
+    said = served.client.post(INFER, data=bytes(8), headers=headers)
+    assert said.status_code == 200
+
+
+BUDGET = 80_000
+"""Of which large bodies may use 70,000."""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize(
+    ("held", "size", "status"),
+    [
+        pytest.param(BUDGET - 500, 500, 400, id="the last room"),
+        pytest.param(BUDGET - 500, 501, 503, id="one byte too many"),
+        pytest.param(0, 70_000, 400, id="a large body"),
+        pytest.param(0, 70_001, 503, id="a large body leaves an eighth to small ones"),
+        pytest.param(2 * BUDGET, 1, 503, id="more is held than there may be"),
+    ],
+)
+def test_a_body_without_room_is_503_and_may_be_sent_again(
+    serve: Serve, held: int, size: int, status: int, direct: bool
+) -> None:
+    served = serve(limits=Limits(max_bytes_in_flight=BUDGET))
+    more = {"wsgi.input_terminated": True} if direct else {}
+    if direct:  # the second request needs none of Flask's context
+        served.client.post(INFER, data=b" ", environ_overrides=more)
+    budget = served.services.budget
+    budget.add(held)
+    said = served.client.post(INFER, data=b" " * size, environ_overrides=more)
+    assert said.status_code == status
+    assert budget.held == held
+    if status == 503:
+        assert said.headers["Retry-After"] == "1"
+        text = f"no room for this body now: limits.max_bytes_in_flight is {BUDGET}"
+        assert error_of(said) == text
+    counted = served.sample("brim_http_limited_total", limit="max_bytes_in_flight")
+    assert counted == (status == 503)
+
+
+def test_a_compressed_body_needs_room_for_what_comes_out_of_it(serve: Serve) -> None:
+    served = serve(limits=Limits(max_bytes_in_flight=BUDGET, max_decompressed_bytes=60_000))
+    budget = served.services.budget
+    data = gzip.compress(b" " * 50_000)
+    headers = {"Content-Encoding": "gzip"}
+    assert served.client.post(INFER, data=data, headers=headers).status_code == 400
+    budget.add(20_000)
+    assert served.client.post(INFER, data=data, headers=headers).status_code == 503
+    assert budget.held == 20_000
+
+
+def test_brims_worker_has_counted_the_body_already(serve: Serve) -> None:
+    served = serve(limits=Limits(max_bytes_in_flight=BUDGET))
+    served.services.budget.add(BUDGET)
+    counted = {"brim.deferred": []}
+    said = served.client.post(INFER, data=b" ", environ_overrides=counted)
+    assert said.status_code == 400

@@ -129,11 +129,15 @@ def test_a_wrong_method_is_405_in_json_and_lists_the_allowed_ones(served: Served
     assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
 
+LARGER = "the body is larger than limits.max_body_bytes, which is 1048576"
+
+
 def test_a_too_large_content_length_is_413_in_json(served: Served) -> None:
     limit = served.app.config["MAX_CONTENT_LENGTH"]
     response = served.client.post("/v2/models/puppet/infer", data=b" " * (limit + 1))
     assert response.status_code == 413
-    assert "capacity limit" in error_of(response)
+    assert error_of(response) == LARGER
+    assert served.sample("brim_http_limited_total", limit="max_body_bytes") == 1
 
 
 def test_a_too_large_chunked_body_is_413_in_json(served: Served) -> None:
@@ -144,7 +148,7 @@ def test_a_too_large_chunked_body_is_413_in_json(served: Served) -> None:
         environ_overrides={"wsgi.input_terminated": True},  # as for a chunked body
     )
     assert response.status_code == 413
-    assert "capacity limit" in error_of(response)
+    assert error_of(response) == LARGER
 
 
 def test_a_models_own_error_class_is_answered_as_its_base() -> None:

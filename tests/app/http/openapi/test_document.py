@@ -90,8 +90,8 @@ def test_a_route_without_a_declaration_is_an_error(served: Served) -> None:
 
 
 def test_every_error_status_has_a_description() -> None:
-    # 499 is for the log only: the client is gone. 413 is Flask's own
-    assert set(REASONS) == set(errors.STATUS.values()) - {499} | {413}
+    # 499 is for the log only: the client is gone. 408 and 413 are of limits
+    assert set(REASONS) == set(errors.STATUS.values()) - {499} | {408, 413}
 
 
 def kinds(root: type[Answer] = Answer) -> Iterator[type[Answer]]:
@@ -128,7 +128,7 @@ ENDS = {
     "/v2/models/{name}/stats": OF_A_MODEL,
     "/v2/models/{name}/infer": INFERENCE,
     "/v2/models/puppet/infer": INFERENCE,
-    "/v2/repository/index": {"200", "400", "413", "415"},
+    "/v2/repository/index": {"200", "400", "408", "413", "415", "503"},
     "/v1/models": READ,
     "/v1/models/{name}": OF_A_MODEL,
     "/v1/embeddings": INFERENCE,
