@@ -69,7 +69,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     max_body_bytes: Positive = 16 * 1024 * 1024
     max_decompressed_bytes: Positive = 4 * 1024 * 1024
     max_json_bytes: Positive = 4 * 1024 * 1024
-    max_id_bytes: Positive = 256
+    max_id_bytes: Positive = 1024
     max_bytes_in_flight: Positive = 256 * 1024 * 1024
     head_timeout_s: Timeout = 10
     body_timeout_s: Timeout = 30

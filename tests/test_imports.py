@@ -73,8 +73,8 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
         engine.transport.client.interfaces
     """,
     "threading": """
-        app.hosting app.http.services app.worker engine.compilation engine.runtime engine.serving
-        engine.telemetry engine.testing engine.transport
+        app.hosting app.http.codecs.messages app.http.services app.worker engine.compilation
+        engine.runtime engine.serving engine.telemetry engine.testing engine.transport
     """,
     "time": """
         app.cli.bench.process app.hosting app.http.hooks app.telemetry app.worker engine.serving

@@ -22,7 +22,7 @@ from engine.api import InvalidRequest
 _WINDOWS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _DIGITS: Final = 18  # more than any length has; int() is slow on thousands of them
 
-TOO_LARGE: Final = 413
+INVALID, TOO_LARGE = 400, 413
 
 MIN_COMPRESSED: Final = 16 * 1024
 """Bytes. Numbers compress badly, and most clients ask for compression by default: a smaller answer
@@ -78,6 +78,14 @@ def check_json(size: int, services: Services) -> None:
     if size > (limit := services.limits.max_json_bytes):
         problem = f"the body has {size} bytes of JSON, and limits.max_json_bytes is {limit}"
         raise LimitExceeded("max_json_bytes", TOO_LARGE, f"{problem}; send binary tensors")
+
+
+def check_id(request_id: str | None, services: Services) -> None:
+    """Raise `LimitExceeded` if an `id`, which the answer repeats, is too long."""
+    limit = services.limits.max_id_bytes
+    if request_id is not None and (size := len(request_id.encode())) > limit:
+        problem = f"id: it has {size} bytes, and limits.max_id_bytes is {limit}"
+        raise LimitExceeded("max_id_bytes", INVALID, problem)
 
 
 def _read_stream(request: BrimRequest, services: Services) -> bytes:

@@ -72,7 +72,7 @@ def test_a_minimal_config_gets_the_defaults(write: Write) -> None:
             max_body_bytes=16 * 1024 * 1024,
             max_decompressed_bytes=4 * 1024 * 1024,
             max_json_bytes=4 * 1024 * 1024,
-            max_id_bytes=256,
+            max_id_bytes=1024,
             max_bytes_in_flight=256 * 1024 * 1024,
             head_timeout_s=10,
             body_timeout_s=30,

@@ -43,13 +43,8 @@ from engine.api import (
 BINARY_ONLY: Final = frozenset({"FP16", "BF16"})
 """Datatypes that the protocol allows as binary only."""
 
-LONGEST_ID: Final = 1024
-"""Characters of a request's `id`, which its response repeats."""
-
-
 Buffer: TypeAlias = "memoryview[Any]"
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Id = Annotated[str, msgspec.Meta(max_length=LONGEST_ID)]
 Specs: TypeAlias = Sequence[TensorSpec]
 
 
@@ -75,7 +70,7 @@ class WireRequest(msgspec.Struct):
     """The body of an infer request, or its JSON part."""
 
     inputs: list[WireTensor]
-    id: Id | None = None
+    id: str | None = None
     parameters: Parameters | None = None
     outputs: list[WireOutput] | None = None
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from app.http.codecs.messages import Readiness
-from app.http.codecs.oip import BINARY_ONLY, LONGEST_ID
+from app.http.codecs.oip import BINARY_ONLY
 from app.http.responses import operation as responses
 from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
 from engine.api import LOWEST_PRIORITY, Signature, TensorSpec
@@ -177,7 +177,7 @@ def request_schema(signature: Signature) -> Schema:
     )
     return _object(
         required=("inputs",),
-        id=_optional(_STRING | {"maxLength": LONGEST_ID}),
+        id=_optional(_STRING | {"description": "At most `max_id_bytes`, in UTF-8"}),
         parameters=_optional(parameters),
         inputs=_array({"oneOf": inputs}, minItems=len(inputs), maxItems=len(inputs)),
         outputs=_optional(_array(output)),

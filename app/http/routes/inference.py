@@ -54,6 +54,7 @@ def submit(
         size = len(content)
         body.check_json(size if length is None else min(length, size), services)
         decoded = oip.decode(content, length, inputs, outputs, context.max_rows)
+        body.check_id(decoded.id, services)
         accepts = request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
         def encode(pending: PendingResult, arrays: Arrays) -> PreparedResponse:

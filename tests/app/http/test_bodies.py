@@ -23,6 +23,7 @@ from app.http.hooks import BrimRequest
 from app.settings import Limits
 from app.worker.states import ByteBudget, LimitExceeded
 from tests.app.conftest import Serve, Served, error_of
+from tests.app.conftest import body as infer_body
 
 LIMIT = 100_000
 UNPACKED = 50_000
@@ -400,6 +401,21 @@ def test_more_json_than_the_limit_is_413_and_counted(
         assert problem in str(said.get_json())
     assert served.sample("brim_http_limited_total", limit="max_json_bytes") == 2
     assert served.sample("brim_http_limited_total", limit="max_body_bytes") == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "size"), [("x" * 12, 12), ("x" * 13, 13), ("ü" * 6, 12), ("ü" * 7, 14)]
+)
+def test_an_id_beyond_its_limit_is_400_and_counted(serve: Serve, sent: str, size: int) -> None:
+    served = serve(limits=Limits(max_id_bytes=12))
+    served.release()
+    said = served.client.post(INFER, json=infer_body(1.0, id=sent))
+    if size <= 12:
+        assert said.get_json()["id"] == sent
+    else:
+        assert said.status_code == 400
+        assert error_of(said) == f"id: it has {size} bytes, and limits.max_id_bytes is 12"
+    assert served.sample("brim_http_limited_total", limit="max_id_bytes") == (size > 12)
 
 
 def test_binary_tensors_do_not_count_as_json(serve: Serve) -> None:
