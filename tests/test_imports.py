@@ -59,7 +59,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "prometheus_flask_exporter": "app.telemetry",
     "psutil": "app.telemetry",
     "queue": "app.worker engine.runtime",
-    "random": "app.http.hooks engine.simulation",
+    "random": "app.http.hooks engine.models.processor engine.simulation",
     "rich": "app.cli app.hosting",
     "safetensors": "engine.models.weights",
     "select": "app.http.services app.worker engine.api engine.transport",

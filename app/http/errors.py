@@ -83,7 +83,7 @@ def error_type(path: str) -> type[Error | OpenAIError]:
     return OpenAIError if path.startswith("/v1/") else Error
 
 
-def error_response(error: Exception, path: str, request_id: str) -> Response:
+def error_response(error: BaseException, path: str, request_id: str) -> Response:
     """Build the response to a request for `path` that failed with `error`.
 
     Works outside Flask's request context: an answer may be written after the context has ended.
@@ -93,14 +93,15 @@ def error_response(error: Exception, path: str, request_id: str) -> Response:
     if not isinstance(error, errors.BrimError):
         # the request id leads from the response to the stack trace in the log
         log.error("request %s failed unexpectedly", request_id, exc_info=error)
-        return _response(path, f"internal error; the log has request {request_id}", INTERNAL)
-    message = str(error)
-    if len(message) > MAX_MESSAGE:  # it repeats megabytes of the client's input
-        message = f"{message[:MAX_MESSAGE]}…"
-    response = _response(path, message, status_of(error))
+        return response(path, f"internal error; the log has request {request_id}", INTERNAL)
+    message, status = str(error), status_of(error)
+    if status == INTERNAL:  # the log has the reason, where it happened: maybe another process's
+        log.error("request %s failed: %s", request_id, message)
+        message = f"{message}; the log has request {request_id}"
+    answer = response(path, message, status)
     if isinstance(error, errors.Refused):
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return response
+        answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return answer
 
 
 def status_of(error: errors.BrimError) -> int:
@@ -108,7 +109,10 @@ def status_of(error: errors.BrimError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def _response(path: str, message: str, status: int) -> Response:
+def response(path: str, message: str, status: int) -> Response:
+    """Build the response to a request for `path` in the form of its routes."""
+    if len(message) > MAX_MESSAGE:  # it repeats megabytes of the client's input
+        message = f"{message[:MAX_MESSAGE]}…"
     body: Error | OpenAIError = Error(message)
     if error_type(path) is OpenAIError:
         kind = "invalid_request_error" if status < INTERNAL else "server_error"
@@ -118,11 +122,11 @@ def _response(path: str, message: str, status: int) -> Response:
 
 def _http_response(error: HTTPException, path: str) -> Response:
     """Errors of Flask and werkzeug (404, 405, 413, ...) as JSON, with their headers."""
-    response = _response(path, error.description or error.name, error.code or INTERNAL)
+    answer = response(path, error.description or error.name, error.code or INTERNAL)
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
-            response.headers[name] = value
-    return response
+            answer.headers[name] = value
+    return answer
 
 
 def _answer(error: HTTPException) -> Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask, Request, Response
 from flask.typing import ResponseReturnValue
 from typing_extensions import override
 from werkzeug.routing import MapAdapter
@@ -14,8 +15,9 @@ from werkzeug.routing import MapAdapter
 from app.http import errors, hooks
 from app.http.dispatch.direct import DirectInference
 from app.http.dispatch.inline import InlinePolicy
+from app.http.dispatch.refusals import refuse
 from app.http.dispatch.routing import RememberingMap
-from app.http.responses.prepared import StartResponse
+from app.http.responses.prepared import PreparedResponse, StartResponse
 from app.http.routes import docs, health, inference, models, openai
 from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Services
 from app.settings import Settings
@@ -24,7 +26,8 @@ from engine.api import EngineClient
 
 
 class BrimApp(Flask):
-    """Flask with attributes for Brim's own worker, which others ignore: `inline`, `tick`, `watch`.
+    """Flask with attributes for Brim's own worker, which others ignore: `inline`, `tick`, `watch`,
+    `refuse`.
 
     The overridden methods do what Flask's do, at less cost per request.
     """
@@ -38,6 +41,8 @@ class BrimApp(Flask):
     watch: Callable[[], tuple[int, Callable[[int], object]] | None]
     """Returns what the worker's loop watches, if there is anything."""
     budget: ByteBudget
+    refuse: Callable[..., PreparedResponse]
+    """Makes the answer to what is no request, and to an exception that Flask does not handle."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self.direct: DirectInference | None = None  # until everything is registered
@@ -50,7 +55,21 @@ class BrimApp(Flask):
             answered = self.direct(environ, start_response)
             if answered is not None:
                 return answered
-        return super().wsgi_app(environ, start_response)
+        try:
+            return super().wsgi_app(environ, start_response)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _of_the_request(error) from error
+
+    @override
+    def full_dispatch_request(self, *args: Any) -> Response:
+        try:
+            return super().full_dispatch_request(*args)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise _of_the_request(error) from error
 
     @override
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,6 +100,13 @@ class BrimApp(Flask):
         return adapter
 
 
+def _of_the_request(error: BaseException) -> RuntimeError:
+    """SystemExit and the like, of a view or a hook, is an error of its request alone: it ends
+    neither the process nor the thread, and it is answered with 500.
+    """
+    return RuntimeError(f"{type(error).__name__} in a view or a hook")
+
+
 def create_app(
     settings: Settings,
     engine: EngineClient,
@@ -92,6 +118,7 @@ def create_app(
     app.inline = InlinePolicy(engine)
     app.tick = engine.coalesce
     app.watch = engine.watch
+    app.refuse = partial(refuse, metrics)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)

@@ -92,7 +92,7 @@ class InferenceContext:
                     with disconnects.watch(client, pending.cancel):
                         return encode(pending, pending.result())
                 return encode(pending, pending.result())
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: a hook ends its request alone
                 path, request_id = environ["PATH_INFO"], request.request_id
                 return PreparedResponse.of(errors.error_response(error, path, request_id))
 

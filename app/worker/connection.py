@@ -207,11 +207,15 @@ class Connection:
             self._write_buffer.sendall(_CONTINUE)
             self._flush()
 
-    def _refuse(self, request: Request | None, error: Exception) -> None:
-        """Send gunicorn's answer to an invalid request."""
+    def _refuse(self, request: Request | None, error: BaseException) -> None:
+        """Answer what is no request, or could not begin."""
+        if self._host.quitting and not isinstance(error, Exception):
+            raise error
         self._cycle = None
-        address = self._reader.address
-        self._host.handle_error(request, self._write_buffer, address, error)
+        reader = self._reader
+        self._host.handle_error(
+            request, self._write_buffer, reader.address, error, reader.buffer.start
+        )
         self._flush()
         if self.state is not State.CLOSED:
             self._sent()
@@ -228,7 +232,7 @@ class Connection:
         close = self._host.count_request() or not whole
         try:
             cycle.prepare(head, self._server, close=close)
-        except Exception as error:
+        except BaseException as error:
             self._refuse(cycle.request, error)
             return
         self._inline = self._host.inline(cycle.environ)

@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any, Final
 
 from gunicorn import sock as gunicorn_sock
-from gunicorn.workers.base import Worker
 from typing_extensions import override
 
 from app.worker.balance import Balance
@@ -27,6 +26,7 @@ from app.worker.connection import Connection
 from app.worker.loop import Loop
 from app.worker.pool import Pool
 from app.worker.protocol.head_cache import HeadCache
+from app.worker.protocol.refusals import RefusingWorker
 from app.worker.suspension import Pending
 
 LONGEST_BODY: Final = 16 * 1024 * 1024
@@ -104,12 +104,14 @@ class Listeners:
             worker.connect(client, address, server)
 
 
-class BrimWorker(Worker):  # type: ignore[misc]
+class BrimWorker(RefusingWorker):
     """Serves all connections from one thread; what may block runs in a pool of `threads`.
 
     An application may have these attributes. `inline(environ)` returns whether the request may run
     on that one thread. `tick()` returns a context manager, entered around the events of one poll.
     `watch()` returns a file descriptor and what to call with its events, or None.
+    `refuse(environ, status, reason, error)` makes the answer to what is no request, or to an
+    application that failed; without it, it is gunicorn's.
     Flask's `config["MAX_CONTENT_LENGTH"]` limits bodies: a longer one is not read, and the
     connection is closed after the answer.
     """
@@ -186,7 +188,7 @@ class BrimWorker(Worker):  # type: ignore[misc]
         for connection in list(self.connections):
             connection.drain(LINGER_S)
         give_up_at = self.loop.clock() + self.cfg.graceful_timeout
-        while self.connections and self.loop.clock() < give_up_at:
+        while self.connections and not self.quitting and self.loop.clock() < give_up_at:
             self._run_once()
 
     def _run_once(self) -> None:

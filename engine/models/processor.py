@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import BrimError, ExecutionFailed
 from engine.models.tensors import Arrays
+
+log = logging.getLogger("brim.engine")
 
 Parameter = str | int | float | bool
 
@@ -41,21 +45,34 @@ class HostProcessor:
     quick_bytes: int = 0
 
     def prepare(self, inputs: Arrays) -> Prepared:
-        """Run `preprocess`. Raises its `BrimError`, or `ExecutionFailed` for any other error."""
+        """Run `preprocess`. Raises its `BrimError`, or `ExecutionFailed` for anything else."""
         if self.preprocess is None:
             return Prepared(inputs)
         try:
             return self.preprocess(inputs)
         except BrimError:
             raise
-        except Exception as error:
-            raise ExecutionFailed(f"preprocess failed: {error}") from error
+        except BaseException as error:  # SystemExit too: it would end a thread, or the process
+            raise failure("the model's preprocess failed", error) from error
 
     def finish(self, outputs: Arrays) -> Arrays:
-        """Run `postprocess`. Raises `ExecutionFailed` for any error in it."""
+        """Run `postprocess`. Raises `ExecutionFailed` for anything that it raises."""
         if self.postprocess is None:
             return outputs
         try:
             return self.postprocess(outputs)
-        except Exception as error:
-            raise ExecutionFailed(f"postprocess failed: {error}") from error
+        except BaseException as error:
+            raise failure("the model's postprocess failed", error) from error
+
+
+def failure(what: str, cause: BaseException) -> ExecutionFailed:
+    """Log `cause` with its traceback, and return the error for the client.
+
+    The client learns what failed and a reference into the log. The words of the cause are not for
+    it: that of a JAX callback is a traceback with the paths of this machine.
+    """
+    reference = f"{random.getrandbits(32):08x}"
+    log.error("failure %s: %s", reference, what, exc_info=cause)
+    error = ExecutionFailed(f"{what} (failure {reference})")
+    error.__cause__ = cause
+    return error

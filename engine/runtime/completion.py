@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ import numpy as np
 
 from engine.compilation.interface import Execution
 from engine.errors import ExecutionFailed, NonFiniteOutput
+from engine.models.processor import failure
 from engine.models.signature import Signature
 from engine.models.tensors import Arrays, TensorSpec
 from engine.runtime.pending import Origin, Part, Pending, fail_all, notify
 from engine.runtime.staging import check_outputs
 from engine.runtime.work_queue import Dispatch, WorkQueue
 from engine.telemetry.events import BatchReport
-
-log = logging.getLogger("brim.engine")
 
 
 @dataclass(slots=True, eq=False)  # not frozen: that would double the cost of making one
@@ -79,23 +77,23 @@ class Completion:
 
     def _complete(self, batch: InFlight) -> None:
         dispatch = batch.dispatch
-        outputs, failure = _outputs_of(batch)
+        outputs, cause = _outputs_of(batch)
         completed_at = self._clock()
         # before the results are set: a client with an answer may read the load at once
         execute_s = self._queue.complete(
-            dispatch, batch.launched_at, completed_at, failed=failure is not None
+            dispatch, batch.launched_at, completed_at, failed=cause is not None
         )
         for result in dispatch.results:
             result.computed_at = completed_at
-        if failure is None:
-            failure = self._set_results(dispatch, outputs)
-        if failure is not None:
-            log.error("a batch of model %s failed", self._name, exc_info=failure)
-            fail_all((result, _batch_failed(failure)) for result in dispatch.results)
+        if cause is None:
+            cause = self._set_results(dispatch, outputs)
+        if cause is not None:
+            message = str(failure(f"a batch of model {self._name!r} failed on the device", cause))
+            fail_all((result, _batch_failed(message, cause)) for result in dispatch.results)
             for result in dispatch.results:
                 self._queue.withdraw(result.request)
         self._queue.completed()
-        self._report(batch, execute_s, completed_at, failed=failure is not None)
+        self._report(batch, execute_s, completed_at, failed=cause is not None)
 
     def _report(
         self, batch: InFlight, execute_s: float, completed_at: float, *, failed: bool
@@ -115,17 +113,17 @@ class Completion:
     def _set_results(self, dispatch: Dispatch, outputs: Arrays) -> Exception | None:
         """Hand the outputs over, each origin's together. Returns why that failed."""
         ready: list[Pending] = []
-        failure: Exception | None = None
+        cause: Exception | None = None
         try:
             check_outputs(dispatch.launch.bucket, self._specs, outputs)
             for origin, parts in self._finite_parts(dispatch, outputs).items():
                 origin.deliver(self._specs, outputs, parts, ready)
         except Exception as error:
-            failure = error
+            cause = error
         finally:
             # once for the batch: waking a thread per request costs as much as the request
             notify(ready)
-        return failure
+        return cause
 
     def _finite_parts(self, dispatch: Dispatch, outputs: Arrays) -> dict[Origin, list[Part]]:
         """The rows of the batch by origin. Requests whose outputs are not finite fail."""
@@ -156,9 +154,9 @@ def _outputs_of(batch: InFlight) -> tuple[Arrays, Exception | None]:
         return {}, error
 
 
-def _batch_failed(failure: Exception) -> ExecutionFailed:
-    error = ExecutionFailed(f"the device failed this batch: {failure}")
-    error.__cause__ = failure
+def _batch_failed(message: str, cause: Exception) -> ExecutionFailed:
+    error = ExecutionFailed(message)
+    error.__cause__ = cause
     return error
 
 

@@ -86,7 +86,7 @@ class DirectInference:
         read = partial(bodies.read_plain, request, self._services, length)
         try:
             return inference.submit(request, self._services, read, **args)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: a hook ends its request alone
             if isinstance(error, LimitExceeded):
                 self._services.limited(error.limit)
             return errors.error_response(error, environ["PATH_INFO"], request.request_id)

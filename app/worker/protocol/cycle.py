@@ -23,9 +23,13 @@ class Host(Protocol):
     cfg: Any
     log: Any
     wsgi: Callable[..., Iterable[bytes]]
+    quitting: bool
+    """A signal has ended this process: its SystemExit may come out of any code."""
 
-    def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
-        """Log an error and write gunicorn's answer to it."""
+    def handle_error(
+        self, req: Any, client: Any, addr: Any, exc: BaseException, head: bytes = b""
+    ) -> None:
+        """Log an error and write the answer to it; `head` has the bytes that are no request."""
 
 
 class RequestResponseCycle:
@@ -71,7 +75,7 @@ class RequestResponseCycle:
             self._response, self.environ = head.open(
                 self.request, self._write_buffer, server, host.cfg
             )
-        except Exception:
+        except BaseException:
             self._call_hook()
             raise
         self.environ[SUSPENDED] = self._answers
@@ -148,8 +152,8 @@ class RequestResponseCycle:
             self._end()
 
     def _fail(self, error: BaseException) -> None:
-        """As gunicorn's workers: send a 500, or cut off an answer that has begun. What is not an
-        `Exception` is raised again.
+        """As gunicorn's workers: send a 500, or cut off an answer that has begun. SystemExit of an
+        application ends its request, and not the process.
         """
         self.keep = False
         begun = self._response.headers_sent
@@ -160,7 +164,7 @@ class RequestResponseCycle:
             self._host.handle_error(self.request, self._write_buffer, address, error)
         if not self.done:
             self._end(logged=not begun)
-        if not isinstance(error, Exception):
+        if self._host.quitting and not isinstance(error, Exception):
             raise error
 
     def _end(self, *, logged: bool = False) -> None:
@@ -176,7 +180,7 @@ class RequestResponseCycle:
                 close = getattr(part, "close", None)
                 if close is not None:
                     close()
-        except Exception:
+        except BaseException:
             self.keep = False
             host.log.exception("Error handling request")
         self._call_hook()
@@ -184,7 +188,7 @@ class RequestResponseCycle:
     def _call_hook(self) -> None:
         try:
             self._host.cfg.post_request(self._host, self.request, self.environ, self._response)
-        except Exception:
+        except BaseException:
             self._host.log.exception("Exception in post_request hook")
 
     def _is_whole(self) -> bool:

@@ -64,6 +64,11 @@ class ReadBuffer(Unreader):  # type: ignore[misc]
             or len(data) > (cfg.limit_request_field_size + 2) * cfg.limit_request_fields
         )
 
+    @property
+    def start(self) -> bytes:
+        """A copy of the first bytes, read or not."""
+        return bytes(self._data[:CHUNK])
+
     def take(self, size: int) -> bytes:
         """Remove and return the next `size` bytes; at least so many are held."""
         at = self._at

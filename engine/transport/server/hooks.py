@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from engine.errors import BrimError, ExecutionFailed, InvalidRequest
+from engine.models.processor import failure
 from engine.runtime.pending import PendingResult
 from engine.serving.endpoint import Endpoint
 from engine.transport.protocol.layout import pack, unpack
@@ -23,7 +24,6 @@ from engine.transport.server.requests import PackedRequest
 
 log = logging.getLogger("brim.engine")
 
-UNEXPECTED: Final = "internal error in the engine's process; its log has the reason"
 THREADS: Final = 8
 """More threads that compute at the same time are slower."""
 
@@ -61,14 +61,13 @@ class HookRunner:
         channel.answer(request, pack(result.result(), prepared.parameters, prepared.tokens))
 
     def _guarded(self, channel: Channel, request: PackedRequest, step: Callable[[], None]) -> None:
-        """An error is the outcome of the request."""
+        """An error is the outcome of the request, whatever a hook raises: SystemExit too."""
         try:
             step()
         except BrimError as error:
             channel.answer(request, error)
-        except Exception:
-            log.exception("request %s of process %s failed", request.number, channel.pid)
-            channel.answer(request, ExecutionFailed(UNEXPECTED))
+        except BaseException as error:
+            channel.answer(request, failure("internal error in the engine's process", error))
 
     def detokenize(self, channel: Channel, ask: Ask, endpoint: Endpoint) -> None:
         """Answer with the text of token ids."""
@@ -87,6 +86,7 @@ def _detokenize(channel: Channel, ask: Ask, endpoint: Endpoint) -> None:
         answer = Answer(ask.number, detokenize(ask.tokens).encode())
     except InvalidRequest as error:
         answer = Answer(ask.number, b"", error.problem, error.field)
-    except Exception as error:
-        answer = Answer(ask.number, b"", f"detokenize failed: {error}")
+    except BaseException as error:
+        failed = failure(f"detokenize of model {ask.model!r} failed", error)
+        answer = Answer(ask.number, b"", str(failed))
     channel.send(answer)

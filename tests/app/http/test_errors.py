@@ -75,7 +75,7 @@ def client() -> FlaskClient:
         ("full", 429, "1", "full"),
         ("many", 429, "1", "many"),
         ("left", 499, None, "left"),
-        ("broken", 500, None, "broken"),
+        ("broken", 500, None, "broken; the log has request None"),
         ("early", 503, "8", "early"),
         ("closing", 503, "1", "closing"),
         ("failed", 503, None, "failed"),

@@ -24,6 +24,7 @@ from app.worker.loop import Loop
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
+from app.worker.worker import BrimWorker
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
 from tests.app.worker.conftest import FakePending, Pair
@@ -49,6 +50,14 @@ class ByHand:
 
     def submit(self, call: Callable[[], object]) -> None:
         self.calls.append(call)
+
+
+def exits(_worker: Any, _request: Any) -> None:
+    raise SystemExit
+
+
+def exits_after(_worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
+    raise SystemExit
 
 
 def short(start_response: Any, status: str = "200 OK") -> Iterable[bytes]:
@@ -79,7 +88,8 @@ ODD: dict[str, Callable[[Any], Iterable[bytes]]] = {
 class Host:
     """A worker without gunicorn around it. Paths that begin with /inline run at once."""
 
-    handle_error = Worker.handle_error
+    quitting = False
+    refuse: Any = None
 
     def __init__(self, clock: FakeClock) -> None:
         self.cfg, self.log, self.loop, self.pool = Config(), Log(), Loop(clock), ByHand()
@@ -101,6 +111,12 @@ class Host:
         self.clock = clock
         self.ended: list[Connection] = []
 
+    def handle_error(self, *said: Any) -> None:
+        if self.refuse is None:
+            Worker.handle_error(self, *said[:4])
+        else:
+            BrimWorker.handle_error(self, *said)  # type: ignore[arg-type]
+
     def inline(self, environ: Any) -> bool:
         return str(environ["PATH_INFO"]).startswith("/inline")
 
@@ -116,8 +132,8 @@ class Host:
         if path == "/inline/forgotten":
             self.later()(environ, start_response)
             return Response("mine")(environ, start_response)
-        if path in ODD:
-            return ODD[path](start_response)
+        if (odd := path if path in ODD else path.removeprefix("/inline")) in ODD:
+            return ODD[odd](start_response)
         if path == "/inline/later":
             return self.later()(environ, start_response)
         if path == "/inline/wrapped":
@@ -402,17 +418,60 @@ def test_what_came_while_the_pool_ran_completes_what_was_here(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("path", ["/exit", "/exit/late"])
-def test_a_view_that_ends_its_thread_is_a_500_or_a_cut_and_never_a_whole_answer(
-    rig: Rig, path: str
+@pytest.mark.parametrize("where", ["", "/inline"])
+def test_a_view_that_exits_is_a_500_or_a_cut_and_never_a_whole_answer(
+    rig: Rig, path: str, where: str
 ) -> None:
-    rig.send(request(path))
-    with pytest.raises(SystemExit):
-        rig.run_pool()
-    rig.tick()
+    rig.send(request(where + path))
     rig.run_pool()
     said = rig.received()
     assert said.startswith(b"HTTP/1.1 500 " if path == "/exit" else b"HTTP/1.1 200 ")
     assert not said.endswith(b"0\r\n\r\n")
+    assert rig.connection.state is State.LINGERING
+
+
+@pytest.mark.parametrize("path", ["/inline/exit", "/inline/exit/late"])
+def test_the_exit_that_a_signal_asks_for_is_not_swallowed(rig: Rig, path: str) -> None:
+    rig.host.quitting = True
+    with pytest.raises(SystemExit):
+        rig.send(request(path))
+
+
+@pytest.mark.parametrize("hook", ["pre_request", "post_request"])
+def test_a_hook_of_gunicorn_that_exits_ends_its_request_alone(rig: Rig, hook: str) -> None:
+    rig.host.cfg.set(hook, exits if hook == "pre_request" else exits_after)
+    rig.send(request("/inline"))
+    code = b"500" if hook == "pre_request" else b"200"
+    assert rig.received().startswith(b"HTTP/1.1 %s " % code)
+
+
+def refuse(environ: Any, status: int, reason: str, _error: BaseException) -> PreparedResponse:
+    words = f"{environ['PATH_INFO']} {environ.get('HTTP_X_REQUEST_ID')} {reason}"
+    return PreparedResponse(words.encode(), "text/plain", f"{status} REFUSED")
+
+
+@pytest.mark.parametrize(
+    ("sent", "line", "words"),
+    [
+        (b"GET /a HTTP/2.0\r\nX-Request-Id: b\r\n\r\n", b"505", b"/a b Invalid HTTP Version"),
+        (b"GET /a HTTP/1.1\r\nX : 1\r\n\r\n", b"400", b"/a None Invalid HTTP header name: 'X '"),
+        (b"GET /" + b"a" * 9000, b"414", b"aaa None Request Line is too large"),
+        (b"GET /a HTTP/1.1\r\n" + b"X: 1\r\n" * 200 + b"\r\n", b"431", b"/a None limit request"),
+        (b"GET /inline/exit HTTP/1.1\r\nX-Request-Id: b\r\n\r\n", b"500", b"/inline/exit b "),
+    ],
+)
+def test_an_application_may_word_every_refusal_and_it_is_in_the_access_log(
+    rig: Rig, sent: bytes, line: bytes, words: bytes
+) -> None:
+    rig.host.refuse = refuse
+    rig.send(sent)
+    said = rig.received()
+    assert said.startswith(b"HTTP/1.1 %s REFUSED\r\n" % line)
+    assert words in said
+    assert b"Connection: close" in said
+    path = words.split(b" ")[0].decode()
+    (access,) = rig.host.log.accesses
+    assert access.endswith(f"{path} {line.decode()} REFUSED")
     assert rig.connection.state is State.LINGERING
 
 

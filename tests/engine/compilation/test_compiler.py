@@ -18,11 +18,11 @@ from flax import nnx
 from engine.compilation.compiler import JaxCompiler, JaxExecution
 from engine.compilation.guard import watch_compiles
 from engine.compilation.interface import Weights
-from engine.errors import LoadError
+from engine.errors import ExecutionFailed, LoadError
 from engine.models.model import Model, ModelState
-from engine.models.tensors import LENGTH, TensorSpec
+from engine.models.tensors import LENGTH, Array, TensorSpec
 from engine.scheduling.buckets import Bucket
-from engine.testing import puppet_config, puppet_model, rows
+from engine.testing import puppet_config, puppet_model, rows, submit
 from tests.engine.compilation.matrix import SIZE, WEIGHTS_BYTES, matrix_model
 
 
@@ -311,3 +311,31 @@ def test_a_dynamic_output_follows_the_length_of_its_bucket() -> None:
     ).result()
     assert answer["y"].tolist() == [[0, 2, 4], [6, 8, 10]]
     assert executable.memory.inputs == 2 * 3 * 4
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_a_callback_of_a_program_raises_stays_in_the_log(
+    serving: Any, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    unlucky = 13.0
+
+    def called_back(y: Array) -> Array:
+        if (np.asarray(y) == unlucky).any():
+            raise error("/srv/secret.py")
+        return np.asarray(2 * y)
+
+    def apply(_params: Any, inputs: Any) -> dict[str, jax.Array]:
+        x = inputs["x"]
+        return {"y": jax.pure_callback(called_back, jax.ShapeDtypeStruct(x.shape, x.dtype), x)}
+
+    model = puppet_model(apply=apply)
+    with serving(puppet_config(rows=(4,)), load=lambda _config: model) as client:
+        pending = submit(client, "puppet", rows(unlucky))
+        with pytest.raises(ExecutionFailed) as raised:
+            pending.result()
+        said = str(raised.value)
+        form = r"a batch of model 'puppet' failed on the device \(failure [0-9a-f]{8}\)"
+        assert re.fullmatch(form, said)
+        assert said.rsplit(maxsplit=1)[-1][:8] in caplog.text
+        assert error.__name__ in caplog.text
+        assert submit(client, "puppet", rows(1.0)).result()["y"].tolist() == [[2.0, -2.0]]

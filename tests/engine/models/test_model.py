@@ -128,7 +128,7 @@ def test_an_error_of_preprocess_is_typed(error: Exception, kind: type[BrimError]
 
 def test_every_error_of_postprocess_is_a_failed_execution() -> None:
     error = InvalidRequest("y", "not a client's mistake here")
-    with pytest.raises(ExecutionFailed, match="postprocess failed: y: not a client's") as caught:
+    with pytest.raises(ExecutionFailed, match="the model's postprocess failed") as caught:
         HostProcessor(postprocess=raises(error)).finish(rows(1))
     assert caught.value.__cause__ is error
 

@@ -233,13 +233,15 @@ def test_a_listener_hears_of_all_requests_of_a_failed_batch_in_one_call(
     assert calls == [together]
 
 
-def test_the_device_s_message_reaches_the_client_and_the_log(
+def test_the_device_s_message_reaches_the_log_and_not_the_client(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.devices[1].fail_result = RuntimeError("out of memory")
-    assert str(error_of(rig.submit(1))) == "the device failed this batch: out of memory"
+    said = str(error_of(rig.submit(1)))
     rig.reports(1)
-    assert "a batch of model puppet failed" in caplog.text
+    what, _, reference = said.partition(" (")
+    assert what == "a batch of model 'puppet' failed on the device"
+    assert f"{reference.rstrip(')')}: {what}" in caplog.text
     assert "RuntimeError: out of memory" in caplog.text
 
 
