@@ -89,7 +89,7 @@ class InferenceContext:
         def finish() -> PreparedResponse:
             try:
                 if not pending.wait(PATIENCE_S):
-                    with disconnects.watch(client, pending.cancel):
+                    with disconnects.watch(client, pending.cancel, environ["SERVER_PROTOCOL"]):
                         return encode(pending, pending.result())
                 return encode(pending, pending.result())
             except BaseException as error:  # SystemExit too: a hook ends its request alone

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from flask import current_app
 
@@ -23,7 +24,9 @@ MODEL_VERSION = "1"
 
 Callback: TypeAlias = Callable[[], object]
 
-_DISCONNECTED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLONESHOT", 0)
+_ONCE = getattr(select, "EPOLLONESHOT", 0)  # EPOLLHUP and EPOLLERR are always watched
+_HUNG_UP = getattr(select, "EPOLLRDHUP", 0) | _ONCE
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +107,14 @@ class DisconnectWatcher:
     A server thread that waits for the engine does not read its socket, so it cannot see the client
     disconnect. One thread with one epoll instance watches the sockets of all waiting requests. It
     asks for `EPOLLRDHUP` only: pipelined data does not wake it. A client that closes just its
-    sending half looks the same and is treated as disconnected; HTTP clients do not do that.
-    Without epoll nothing is watched. `_lock` guards `_callbacks`: file descriptor -> callback.
+    sending half looks the same until something is sent to it, so an interim answer is.
+    Without epoll nothing is watched. `_lock` guards `_watches`, by file descriptor, and is held
+    while the interim answer is sent: after a watch, the socket is its request's again.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._callbacks: dict[int, Callback] = {}
+        self._watches: dict[int, _Watch] = {}
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="brim-disconnects", daemon=True)
@@ -119,8 +123,11 @@ class DisconnectWatcher:
             self._thread.start()
 
     @contextmanager
-    def watch(self, client: socket.socket | None, on_disconnect: Callback) -> Iterator[None]:
-        """Call `on_disconnect()` if the client disconnects inside the block.
+    def watch(
+        self, client: socket.socket | None, on_disconnect: Callback, protocol: str = "HTTP/1.1"
+    ) -> Iterator[None]:
+        """Call `on_disconnect()` if the client disconnects inside the block. Only HTTP/1.1 has
+        interim answers: in another `protocol` that is noticed if the connection is reset.
 
         Without a socket (`client` is None) nothing is watched.
         """
@@ -128,14 +135,14 @@ class DisconnectWatcher:
             yield
             return
         with self._lock:
-            self._callbacks[fd] = on_disconnect
+            self._watches[fd] = _Watch(client, on_disconnect, protocol == "HTTP/1.1")
         try:
             # a peer that disconnected before this line is reported at once
-            self._epoll.register(fd, _DISCONNECTED)
+            self._epoll.register(fd, _HUNG_UP)
             yield
         finally:
             with self._lock:
-                self._callbacks.pop(fd, None)
+                self._watches.pop(fd, None)
             with suppress(OSError, ValueError):  # the socket was closed while it was watched
                 self._epoll.unregister(fd)
 
@@ -145,10 +152,22 @@ class DisconnectWatcher:
                 if fd == self._wake_read:
                     return
                 with self._lock:
-                    # the event may be older than the watch: the system reuses descriptors
-                    callback = self._callbacks.pop(fd, None) if _is_disconnected(fd) else None
-                if callback is not None:
-                    callback()
+                    watch = self._look(fd, self._epoll)
+                if watch is not None:
+                    watch.on_disconnect()
+
+    def _look(self, fd: int, epoll: select.epoll) -> _Watch | None:
+        """Return the watch of a client that has gone; ask one that may have. Hold the lock."""
+        # the event may be older than the watch: the system reuses descriptors
+        events, watch = _events_of(fd), self._watches.get(fd)
+        if watch is None or not events:
+            return None
+        if events & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+            return self._watches.pop(fd)
+        with suppress(OSError):
+            epoll.modify(fd, _ONCE)
+            watch.ask()
+        return None
 
     def close(self) -> None:
         """Stop watching and end the thread. Idempotent."""
@@ -161,8 +180,21 @@ class DisconnectWatcher:
             os.close(self._wake_write)
 
 
-def _is_disconnected(fd: int) -> bool:
-    """Whether the peer of this socket has disconnected. Does not block."""
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    client: socket.socket
+    on_disconnect: Callback
+    may_ask: bool
+
+    def ask(self) -> None:
+        """Send what a client that is there ignores, and one that has gone answers with a reset."""
+        if self.may_ask and not isinstance(self.client, ssl.SSLSocket):
+            self.client.send(_CONTINUE, socket.MSG_DONTWAIT)
+
+
+def _events_of(fd: int) -> int:
+    """What the peer of this socket has done: hung up, or gone. Does not block."""
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    events = [events for _, events in poll.poll(0)]
+    return events[0] if events else 0

@@ -95,7 +95,7 @@ class Connection:
             case State.HEAD | State.BODY:
                 self._read()
             case State.SUSPENDED if self._transport.hung_up:
-                self._pending.cancel()
+                self._on_hang_up()
             case State.WRITING:
                 self._write()
             case State.LINGERING:
@@ -278,7 +278,20 @@ class Connection:
         self._host.loop.alarm(self, pending.deadline)
         pending.on_ready(self._host.results_ready)
         if self._transport.hung_up:
-            pending.cancel()
+            self._on_hang_up()
+
+    def _on_hang_up(self) -> None:
+        """The client sends nothing more: it has gone, or wants its answer and has said all.
+
+        An interim answer, which HTTP/1.1 allows at any time, tells the two apart: one that has gone
+        resets the connection.
+        """
+        cycle = self._cycle
+        if self._transport.gone:
+            self._pending.cancel()
+        elif cycle is not None and cycle.request.version >= (1, 1) and self._transport.may_ask():
+            self._write_buffer.sendall(_CONTINUE)
+            self._flush()
 
     def _resume(self) -> None:
         """The pending result is ready."""

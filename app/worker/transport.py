@@ -11,32 +11,43 @@ from app.worker.protocol.write_buffer import NOT_NOW
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 """Watched once and edge-triggered: no system call per request but reading and writing."""
-_GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_GONE: Final = select.EPOLLHUP | select.EPOLLERR
+_ENDED: Final = select.EPOLLRDHUP | _GONE
 
 
 class Transport:
     """Reads without blocking.
 
     `readable`: there may be bytes to read. `hung_up`: the client sends nothing more; reading to the
-    end finds that out and closes the connection.
+    end finds that out and closes the connection. `gone`: it does not read either. A client that has
+    closed its socket looks as one that has closed its sending half only, until something is sent to
+    it: then its system answers with a reset.
     """
 
-    __slots__ = ("hung_up", "readable", "sock", "tls")
+    __slots__ = ("_asked", "gone", "hung_up", "readable", "sock", "tls")
 
     def __init__(self, sock: socket.socket) -> None:
         """`sock` does not block."""
         self.sock = sock
         self.tls = isinstance(sock, ssl.SSLSocket)
         self.readable = True
-        self.hung_up = False
+        self.hung_up = self.gone = self._asked = False
 
     def on_event(self, events: int) -> None:
         """Note what epoll reports."""
-        if events & _GONE:
+        if events & _ENDED:
             self.hung_up = True
+            self.gone = self.gone or bool(events & _GONE)
         # TLS may have waited for a write before it can read
-        if self.tls or events & (select.EPOLLIN | _GONE):
+        if self.tls or events & (select.EPOLLIN | _ENDED):
             self.readable = True
+
+    def may_ask(self) -> bool:
+        """Whether to send something to a client that has hung up, to learn whether it is there.
+        True once.
+        """
+        asked, self._asked = self._asked, True
+        return not asked
 
     def shake_hands(self) -> bool:
         """Continue the TLS handshake. Returns whether it is complete; raises OSError."""

@@ -66,6 +66,48 @@ def test_a_disconnect_during_the_watch_is_reported(watcher: DisconnectWatcher, p
     assert gone.calls == 1
 
 
+@pytest.fixture
+def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Our end and the client's, over TCP: only there a hang-up leaves open whether it has gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+        with ours, theirs:
+            yield ours, theirs
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_client_that_closes_its_connection_is_reported(
+    watcher: DisconnectWatcher, tcp: Pair, before: bool
+) -> None:
+    ours, theirs = tcp
+    gone = Callback()
+    if before:
+        theirs.close()
+    with watcher.watch(ours, gone):
+        theirs.close()
+        gone.wait()
+    assert gone.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"), [("HTTP/1.1", b"HTTP/1.1 100 Continue\r\n\r\n"), ("HTTP/1.0", b"")]
+)
+def test_a_client_that_closes_its_sending_half_is_asked_and_stays(
+    watcher: DisconnectWatcher, tcp: Pair, protocol: str, said: bytes
+) -> None:
+    ours, theirs = tcp
+    gone = Callback()
+    with watcher.watch(ours, gone, protocol):
+        theirs.shutdown(socket.SHUT_WR)
+        wait_for_events(watcher)
+        wait_for_events(watcher)
+    ours.sendall(b"the answer")
+    ours.close()
+    assert b"".join(iter(lambda: theirs.recv(100), b"")) == said + b"the answer"
+    assert gone.calls == 0
+
+
 def test_a_disconnect_before_the_watch_is_reported(watcher: DisconnectWatcher, pair: Pair) -> None:
     ours, theirs = pair
     gone = Callback()

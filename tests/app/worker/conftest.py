@@ -52,3 +52,13 @@ def pair() -> Iterator[Pair]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
+
+
+@pytest.fixture
+def tcp() -> Iterator[Pair]:
+    """Ours and theirs, over TCP: a client that has closed looks as one that has said all."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+        with ours, theirs:
+            yield ours, theirs

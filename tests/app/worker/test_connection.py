@@ -8,6 +8,7 @@ import math
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -210,16 +211,27 @@ class Rig(SimpleNamespace):
 
 
 @pytest.fixture
-def rig(pair: Pair) -> Iterator[Rig]:
-    ours, theirs = pair
-    ours.setblocking(False)
-    host = Host(FakeClock())
-    connection = Connection(host, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))  # type: ignore[arg-type]
-    rig = Rig(connection=connection, client=theirs, host=host)
-    rig.tick()
-    yield rig
-    connection.close()
-    host.loop.close()
+def make_rig() -> Iterator[Callable[[Pair], Rig]]:
+    rigs: list[Rig] = []
+
+    def make(pair: Pair) -> Rig:
+        ours, theirs = pair
+        ours.setblocking(False)
+        host, client = Host(FakeClock()), ("127.0.0.1", 1)
+        connection = Connection(host, ours, client, ("127.0.0.1", 2))  # type: ignore[arg-type]
+        rigs.append(Rig(connection=connection, client=theirs, host=host))
+        rigs[-1].tick()
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.connection.close()
+        rig.host.loop.close()
+
+
+@pytest.fixture
+def rig(pair: Pair, make_rig: Callable[[Pair], Rig]) -> Rig:
+    return make_rig(pair)
 
 
 def request(path: str, body: bytes = b"", more: str = "") -> bytes:
@@ -321,6 +333,69 @@ def test_a_client_that_closed_before_its_request_was_submitted_cancels_it_too(ri
     rig.tick()
     assert rig.host.pending[0].outcome == "cancelled"
     assert rig.closed
+
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+@pytest.mark.parametrize(("version", "interim"), [("1.1", CONTINUE), ("1.0", b"")])
+def test_a_client_that_closes_its_sending_half_gets_its_answer(
+    rig: Rig, when: str, version: str, interim: bytes
+) -> None:
+    rig.client.sendall(request("/inline/later").replace(b"/1.1", b"/" + version.encode()))
+    if when == "while it waits":
+        rig.tick()
+    rig.client.shutdown(socket.SHUT_WR)
+    rig.tick()
+    rig.tick()
+    assert rig.connection.state is State.SUSPENDED
+    deliver(*rig.host.pending)
+    rig.tick()
+    said = rig.received()
+    assert said.startswith(interim + b"HTTP/" + version.encode() + b" 200 OK\r\n")
+    assert said.endswith(b"answer [7]")
+    rig.tick()
+    assert rig.closed
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+@pytest.mark.parametrize("when", ["before", "while it waits"])
+def test_over_tcp_a_client_that_has_gone_is_found_out(
+    tcp: Pair, make_rig: Callable[[Pair], Rig], how: str, when: str
+) -> None:
+    rig = make_rig(tcp)
+    rig.client.sendall(request("/inline/later"))
+    if when == "while it waits":
+        rig.tick()
+    if how == "resets":
+        rig.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    rig.client.close()
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not rig.closed:  # the reset comes from the system, a moment later
+        assert time.monotonic() < give_up_at
+        rig.host.loop.run_once(0.01)
+    assert [pending.outcome for pending in rig.host.pending] in (["cancelled"], [])
+    assert rig.host.suspended == {}
+
+
+def test_over_tcp_a_client_that_has_said_all_is_not_taken_for_gone(
+    tcp: Pair, make_rig: Callable[[Pair], Rig]
+) -> None:
+    rig = make_rig(tcp)
+    rig.send(request("/inline/later"))
+    rig.client.shutdown(socket.SHUT_WR)
+    rig.client.settimeout(PATIENCE_S)
+    said = b""
+    while not said:  # the interim answer has come, so a reset would have come too
+        rig.tick()
+        with contextlib.suppress(BlockingIOError):
+            said = rig.client.recv(100, socket.MSG_DONTWAIT)
+    assert said == CONTINUE
+    rig.tick()
+    deliver(*rig.host.pending)
+    rig.tick()
+    assert rig.received().endswith(b"answer [7]")
 
 
 @pytest.mark.parametrize(
