@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from safetensors.numpy import save_file
 
-from engine.models.families.bert_directory import BertShape
+from engine.models.families.bert.directory import BertShape
 from engine.models.tensors import Array
 
 MINILM: Final = BertShape(

@@ -80,16 +80,17 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
         app.cli.bench.process app.hosting app.http.hooks app.telemetry app.worker engine.serving
         engine.telemetry engine.transport
     """,
-    "tokenizers": "engine.models.families.tokenize",
+    "tokenizers": "engine.models.families.bert.vocabulary",
     "uvloop": "app.cli.bench.process",
     "werkzeug": "app.http app.worker",
 }
 
 AT_ONCE: Final[Mapping[str, str]] = {
     # package -> the modules and rooms that import it at module level; elsewhere it is imported late
-    "flax": "engine.models.families.bert engine.models.families.digit_classifier",
+    "flax": "engine.models.families.bert.encoder engine.models.families.digit_classifier",
     "jax": """
-        engine.compilation engine.models.families.bert engine.models.families.digit_classifier
+        engine.compilation engine.models.families.bert.encoder
+        engine.models.families.digit_classifier
     """,
     "matplotlib": "app.cli.bench.chart app.cli.charts",
     "safetensors": "",

@@ -27,8 +27,9 @@ from benchmarks.peers.running import Running, Skipped
 from benchmarks.peers.servers import SERVERS, Server, Start
 from benchmarks.peers.tables import Cell, Results
 from engine.models import weights
-from engine.models.families.bert import SentenceEncoder
-from engine.models.families.bert_directory import BertShape
+from engine.models.families.bert.directory import BertShape
+from engine.models.families.bert.encoder import SentenceEncoder
+from engine.models.families.bert.modules import Head
 
 KINDS = [(name, encoding) for name, each in SERVERS.items() for encoding in each.encodings]
 HERE = Running(1, ())
@@ -112,7 +113,9 @@ def test_a_row_in_a_padded_batch_gets_the_answer_of_the_row_alone(name: str) -> 
 def test_the_encoder_computes_the_same_as_brims(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = BertShape(50, 40, 2, 24, 48, 2, encoder.HEADS, "gelu", encoder.EPSILON)
     arrays = made_up(shape)
-    graphdef, params = weights.fill(lambda rngs: SentenceEncoder(shape, "mean", True, rngs), arrays)
+    graphdef, params = weights.fill(
+        lambda rngs: SentenceEncoder(shape, Head(stages=("normalize",)), rngs), arrays
+    )
     ids = np.random.default_rng(1).integers(0, 50, (3, encoder.TOKENS), dtype=np.int32)
     from flax import nnx
 

@@ -38,8 +38,8 @@ from benchmarks.peers.running import Skipped, running
 from benchmarks.peers.servers import ROOT, SERVERS
 from benchmarks.peers.tables import Cell, Results
 from engine.errors import ConfigError
-from engine.models import weights
-from engine.models.families.bert_directory import read_directory, rename
+from engine.models.families.bert import checkpoint
+from engine.models.families.bert.directory import read_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def save_encoder() -> None:
         each for each in files.load(ROOT / "configs" / "demo.toml").models if each.name == "minilm"
     )
     directory = read_directory(config)
-    encoder.save_weights(rename(weights.read(directory.weights), directory.shape.layers))
+    encoder.save_weights(checkpoint.load(config, directory))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ Params = Any
 
 Apply = Callable[[Params, Mapping[str, Any]], Mapping[str, Any]]
 Golden = Callable[[np.random.Generator, int | None], Arrays]
+Edges = Callable[[int | None], Sequence[Arrays]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class Program:
     `inputs` and the result are dicts of arrays with rows first. The outputs of a row may depend on
     that row alone, and not on padding; warm-up verifies it. `golden(rng, length)` makes one row of
     device inputs, shaped as in the signature, for warm-up; `length` is None without a dynamic axis.
+    `edges(length)` makes rows that are valid and unlike any other, which warm-up verifies too.
     """
 
     apply: Apply
     params: Params
     golden: Golden | None = None
+    edges: Edges | None = None
 
 
 class Model:
@@ -64,6 +67,7 @@ class Model:
         device_inputs: Sequence[TensorSpec] = (),
         device_outputs: Sequence[TensorSpec] = (),
         golden: Golden | None = None,
+        edges: Edges | None = None,
         example: Mapping[str, list[Any]] | None = None,
         max_length: int | None = None,
         detokenize: Callable[[Sequence[int]], str] | None = None,
@@ -89,7 +93,7 @@ class Model:
         )
         self.host = host
         self.processor = HostProcessor(preprocess, postprocess, detokenize)
-        self.program = Program(apply, params, golden)
+        self.program = Program(apply, params, golden, edges)
 
 
 class ModelState(Enum):

@@ -38,7 +38,7 @@ class Family(Protocol):
 
 
 FAMILIES: Final[Mapping[str, str]] = {
-    "bert-embedding": "engine.models.families.bert_embedding",
+    "bert-embedding": "engine.models.families.bert.embedding",
     "digits": "engine.models.families.digits",
 }
 """Name in a config -> module."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.errors import ConfigError, LoadError
 from engine.models.config import ModelConfig
@@ -43,33 +43,56 @@ def resolve(config: ModelConfig) -> Path:
     return path
 
 
+class Stored(NamedTuple):
+    """One array of a safetensors file, by the file's header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
 def check_file(config: ModelConfig, path: Path) -> int:
     """Check a safetensors file against the pinned checksum; returns the bytes of its arrays. Reads
     the header only, unless a checksum is pinned. Raises `ConfigError`.
     """
-    if not path.is_file():
-        raise ConfigError("path", str(config.source.path), f"weights in {path}")
-    if config.source.sha256 is not None:
-        with path.open("rb") as file:
-            got = hashlib.file_digest(file, "sha256").hexdigest()
-        if got != config.source.sha256:
-            raise ConfigError("sha256", config.source.sha256, f"{got}, which is that of {path}")
-    return _array_bytes(config, path)
+    return sum(stored.nbytes for stored in check_files(config, [path]).values())
 
 
-def _array_bytes(config: ModelConfig, path: Path) -> int:
+def check_files(config: ModelConfig, paths: Sequence[Path]) -> dict[str, Stored]:
+    """The same for weights in several files. The checksum is that of all of them in a row."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError("path", str(config.source.path), f"weights in {path}")
+        if config.source.sha256 is not None:
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+    if config.source.sha256 not in (None, digest.hexdigest()):
+        them = ", ".join(map(str, paths))
+        expected = f"{digest.hexdigest()}, which is that of {them}"
+        raise ConfigError("sha256", config.source.sha256, expected)
+    return {name: stored for path in paths for name, stored in header(config, path).items()}
+
+
+def header(config: ModelConfig, path: Path) -> dict[str, Stored]:
     """Read the header: 8 bytes of little-endian length, then JSON with byte offsets."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-        header.pop("__metadata__", None)
-        spans = [tensor["data_offsets"] for tensor in header.values()]
-        whole = 8 + length + max((end for _, end in spans), default=0)
+            content = json.loads(file.read(min(length, path.stat().st_size)))
+        content.pop("__metadata__", None)
+        spans = {name: tensor["data_offsets"] for name, tensor in content.items()}
+        whole = 8 + length + max((end for _, end in spans.values()), default=0)
         if path.stat().st_size != whole:
             raise ValueError(f"it has {path.stat().st_size} bytes and should have {whole}")
-        return sum(end - start for start, end in spans)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        return {
+            name: Stored(
+                str(tensor["dtype"]), tuple(tensor["shape"]), spans[name][1] - spans[name][0]
+            )
+            for name, tensor in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         problem = f"a safetensors file; {path} is none: {error}"
         raise ConfigError("path", str(config.source.path), problem) from None
 

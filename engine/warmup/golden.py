@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.models.model import Program
 from engine.models.signature import Signature
-from engine.models.tensors import Array
+from engine.models.tensors import Array, Arrays
 
 
 def golden_row(
@@ -25,7 +25,17 @@ def golden_row(
             spec.name: _random(rng, spec.batch_shape(1, length), spec.device_dtype)
             for spec in specs
         }
-    row = program.golden(rng, length)
+    return _row(signature, program.golden(rng, length))
+
+
+def edge_rows(signature: Signature, program: Program, length: int | None) -> list[dict[str, Array]]:
+    """The rows that the program's `edges` names, as arrays `[1, ...]`."""
+    rows = program.edges(length) if program.edges is not None else ()
+    return [_row(signature, row) for row in rows]
+
+
+def _row(signature: Signature, row: Arrays) -> dict[str, Array]:
+    specs = signature.device_inputs
     return {spec.name: np.asarray(row[spec.name], spec.device_dtype)[None] for spec in specs}
 
 

@@ -23,7 +23,7 @@ from engine.runtime.staging import gather, scatter
 from engine.scheduling.buckets import Bucket, BucketGrid
 from engine.scheduling.costs.cost_table import CostTable
 from engine.scheduling.request_queue import DEFAULT_PRIORITY, RowSlice
-from engine.warmup.golden import golden_row
+from engine.warmup.golden import edge_rows, golden_row
 from engine.warmup.profiler import median_seconds
 
 
@@ -90,17 +90,20 @@ class Verifier:
         return median_seconds(lambda: self._run(bucket, staged), self._clock)
 
     def _golden_rows(self, length: int | None) -> tuple[Golden, ...]:
-        """Two rows that fill `length`, and one of the shortest length; made once per length."""
+        """Two rows that fill `length`, one of the shortest length, and the model's own edge cases;
+        made once per length.
+        """
         if length not in self._golden:
-            rows = [self._make_golden(length) for _ in range(2)]
+            drawn = [golden_row(self._signature, self._program, self._rng, length) for _ in "12"]
+            drawn += edge_rows(self._signature, self._program, length)
+            rows = [self._make_golden(inputs, length) for inputs in drawn]
             shortest = self._grid.bucket_lengths[0]
             if length != shortest:
                 rows.append(self._golden_rows(shortest)[0])
             self._golden[length] = tuple(rows)
         return self._golden[length]
 
-    def _make_golden(self, length: int | None) -> Golden:
-        inputs = golden_row(self._signature, self._program, self._rng, length)
+    def _make_golden(self, inputs: Arrays, length: int | None) -> Golden:
         extent = Extent(1, length)
         smallest = Bucket(self._grid.rows[0], length)
         (expected,) = self._execute(smallest, [Golden(inputs, extent, expected={})])

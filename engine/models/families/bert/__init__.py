@@ -1,0 +1,1 @@
+"""BERT-type sentence encoders, as directories that the sentence-transformers library writes."""

@@ -1,0 +1,245 @@
+"""The tokenizer of a directory, by the rules of the class that its tokenizer_config.json names.
+
+The reference library makes it of more than tokenizer.json: a `BertTokenizer` lowers, strips
+accents and separates Chinese characters as tokenizer_config.json says, whatever tokenizer.json has.
+What two versions of the library would read differently is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import Unigram, WordPiece
+from tokenizers.normalizers import BertNormalizer, Lowercase, Sequence
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from engine.errors import ConfigError
+from engine.models.families.bert import keys
+from engine.models.families.bert.directory import Directory
+from engine.models.families.bert.keys import read, read_json, refused, text
+
+CONFIG: Final = "tokenizer_config.json"
+FILE: Final = "tokenizer.json"
+
+BERT: Final = tuple(
+    f"{kind}Tokenizer{fast}" for kind in ("Bert", "DistilBert") for fast in ("", "Fast")
+)
+"""Classes that make normalizer, pre-tokenizer and special tokens themselves."""
+
+XLM: Final = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
+"""Classes that use tokenizer.json's vocabulary, and the same rules as its other parts."""
+
+AS_IT_STANDS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that use tokenizer.json as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """A tokenizer without limit or padding, and the end at which a text that is too long is cut."""
+
+    tokenizer: Tokenizer
+    cut_left: bool
+
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens every text gets."""
+        return int(self.tokenizer.num_special_tokens_to_add(is_pair=False))
+
+
+def build(directory: Directory) -> Vocabulary:
+    """Make the tokenizer. Raises `ConfigError` for what would change the numbers unread."""
+    content = read(directory.root, FILE, keys.TOKENIZER_FILE)
+    keys.check(f"{FILE}, truncation", content.get("truncation") or {}, keys.TRUNCATION)
+    keys.check(f"{FILE}, padding", content.get("padding") or {}, keys.PADDING)
+    try:
+        tokenizer = Tokenizer.from_file(str(directory.root / FILE))
+    except Exception as error:  # the library raises nothing narrower
+        path = str(directory.root / FILE)
+        raise ConfigError("path", path, f"a tokenizer that can be read: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    _apply_class(tokenizer, directory.tokenizer)
+    if directory.lower_case:
+        inner = tokenizer.normalizer
+        lowered = any(isinstance(one, Lowercase) for one in _parts(inner))
+        tokenizer.normalizer = inner if lowered else Sequence([Lowercase(), *_parts(inner)])
+    for token in _added(directory):
+        _add(tokenizer, token)
+    _check_ids(tokenizer, directory)
+    if _side(directory.tokenizer, content, "padding") == "left":
+        expected = "'right': with padding in front, a row would depend on the others,"
+        raise refused(CONFIG, "padding_side", "left", expected)
+    made = Vocabulary(tokenizer, _side(directory.tokenizer, content, "truncation") == "left")
+    if made.special_tokens >= directory.max_length:
+        least = f"a limit of more than {made.special_tokens} tokens, as the special ones are many"
+        raise ConfigError("path", directory.max_length, least)
+    return made
+
+
+def _parts(normalizer: Any) -> list[Any]:
+    if normalizer is None:
+        return []
+    if not isinstance(normalizer, Sequence):
+        return [normalizer]
+    return [normalizer[i] for i in range(len(normalizer))]
+
+
+def _side(config: Mapping[str, Any], content: Mapping[str, Any], what: str) -> str:
+    """tokenizer_config.json's `..._side` counts, and tokenizer.json's `direction` without it."""
+    key = f"{what}_side"
+    side = config.get(key) or str((content.get(what) or {}).get("direction", "right")).lower()
+    if side not in ("left", "right"):
+        raise refused(CONFIG, key, side, "'left' or 'right'")
+    return str(side)
+
+
+def _apply_class(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    name = config.get("tokenizer_class")
+    if name is None or name in BERT:
+        _apply_bert(tokenizer, config, str(name or BERT[0]))
+    elif name in XLM:
+        if not isinstance(tokenizer.model, Unigram):
+            raise refused(FILE, "model", type(tokenizer.model).__name__, f"a Unigram for {name}")
+        if config.get("add_prefix_space") is False:
+            raise refused(CONFIG, "add_prefix_space", False, "true")
+    elif name not in AS_IT_STANDS:
+        known = ", ".join((*BERT, *XLM, *AS_IT_STANDS))
+        raise refused(CONFIG, "tokenizer_class", name, f"one of {known}")
+    elif isinstance(own := tokenizer.normalizer, BertNormalizer):
+        for key, ours in _FLAGS.items():
+            if config.get(key) is not None and config[key] != getattr(own, ours):
+                expected = f"{getattr(own, ours)}, as the normalizer of {FILE} has it,"
+                raise refused(CONFIG, key, config[key], expected)
+
+
+_FLAGS: Final = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Key of tokenizer_config.json -> what BERT's normalizer calls it."""
+
+
+def _apply_bert(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> None:
+    """BERT's own parts, with what tokenizer_config.json says about them."""
+    other = f"or tokenizer_class {AS_IT_STANDS[0]!r} in {CONFIG},"
+    for part, kind in (
+        ("model", WordPiece),
+        ("normalizer", BertNormalizer),
+        ("pre_tokenizer", BertPreTokenizer),
+    ):
+        found = getattr(tokenizer, part)
+        if not isinstance(found, kind):
+            raise refused(FILE, part, type(found).__name__, f"{kind.__name__} for {name}, {other}")
+    pieces = tokenizer.model
+    for key, usual in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", 100)):
+        if getattr(pieces, key) != usual:
+            raise refused(FILE, key, getattr(pieces, key), f"{usual!r} for {name}, {other}")
+    lower, chinese = (
+        keys.truth(CONFIG, key, True if config.get(key) is None else config[key])
+        for key in ("do_lower_case", "tokenize_chinese_chars")
+    )
+    tokenizer.normalizer = BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=config.get("strip_accents"),
+        lowercase=lower,
+    )
+    names = [_content(CONFIG, key, config.get(key) or usual) for key, usual in _ENDS.items()]
+    ends = [tokenizer.token_to_id(token) for token in names]
+    found = _ids(tokenizer, "")
+    if found != ends:
+        expected = f"one that puts {' and '.join(names)} around a text for {name}, {other}"
+        raise refused(FILE, "post_processor", found, expected)
+
+
+_ENDS: Final = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+
+
+def _ids(tokenizer: Tokenizer, sample: str) -> list[int]:
+    """A sample's ids. A text by itself has token type 0 throughout."""
+    try:
+        encoding = tokenizer.encode(sample)
+    except Exception as error:
+        expected = f"one that can represent any text ({error}),"
+        raise refused(FILE, "model", type(tokenizer.model).__name__, expected) from error
+    if any(encoding.type_ids):
+        raise refused(FILE, "post_processor", encoding.type_ids, "token type 0 for a text")
+    return list(encoding.ids)
+
+
+def _content(file: str, key: str, token: Any) -> str:
+    """A token's text; it is written alone or with its flags."""
+    return text(file, key, token.get("content") if isinstance(token, dict) else token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token that a file beside tokenizer.json names."""
+
+    file: str
+    key: str
+    content: str
+    number: int | None = None
+    flags: Mapping[str, bool] | None = None
+
+
+def _added(directory: Directory) -> Iterator[_Token]:
+    """All tokens that the files beside tokenizer.json name."""
+    for number, token in (directory.tokenizer.get("added_tokens_decoder") or {}).items():
+        flags = {flag: bool(token.get(flag, flag == "normalized")) for flag in _TOKEN_FLAGS}
+        content = _content(CONFIG, "added_tokens_decoder", token)
+        yield _Token(CONFIG, "added_tokens_decoder", content, int(number), flags)
+    other = "special_tokens_map.json"
+    listed = read(directory.root, other, keys.SPECIAL_TOKENS)
+    for file, named in ((CONFIG, directory.tokenizer), (other, listed)):
+        for key in sorted(keys.TOKENS):
+            if named.get(key) is not None:
+                yield _Token(file, key, _content(file, key, named[key]))
+        for key in sorted(keys.MORE_TOKENS):
+            more = named.get(key) or ()
+            for one in more.values() if isinstance(more, dict) else more:
+                yield _Token(file, key, _content(file, key, one))
+    for token, number in read_json(directory.root, "added_tokens.json", dict).items():
+        yield _Token("added_tokens.json", token, token, number)
+
+
+_TOKEN_FLAGS: Final = ("lstrip", "rstrip", "normalized", "single_word")
+
+
+def _add(tokenizer: Tokenizer, token: _Token) -> None:
+    """It must be in tokenizer.json, with the same id and flags; it is then recognised in texts."""
+    number = tokenizer.token_to_id(token.content)
+    if number is None or token.number not in (None, number):
+        expected = f"a token of {FILE}, where its id is {number},"
+        raise refused(token.file, token.key, token.content, expected)
+    known = tokenizer.get_added_tokens_decoder().get(number)
+    if known is None:
+        tokenizer.add_tokens([_with_flags(token)])
+    elif token.flags is not None:
+        flags = {flag: getattr(known, flag) for flag in _TOKEN_FLAGS}
+        if flags != token.flags:
+            expected = f"{flags} for {token.content!r}, as {FILE} has it,"
+            raise refused(token.file, token.key, dict(token.flags), expected)
+
+
+def _with_flags(token: _Token) -> AddedToken:
+    if token.flags is None:
+        return AddedToken(token.content, special=True, normalized=False)
+    return AddedToken(token.content, special=token.key in keys.TOKENS, **token.flags)
+
+
+def _check_ids(tokenizer: Tokenizer, directory: Directory) -> None:
+    """Every id needs its row in the embedding table, those of added tokens too."""
+    size = directory.shape.vocabulary
+    beyond = sorted(
+        (number, token) for token, number in tokenizer.get_vocab().items() if number >= size
+    )
+    if beyond:
+        number, token = beyond[0]
+        expected = f"ids below {size}, the vocab_size of config.json ({token!r} has none),"
+        raise refused(FILE, "vocab", number, expected)
+    _ids(tokenizer, "a \u0f00\U0010fffe")
