@@ -37,6 +37,7 @@ import psutil
 from benchmarks import soak_clients, soak_messages
 from benchmarks.servers import BIN, Server, free_port, running
 from benchmarks.soak_clients import Break, Plan, Report
+from engine.telemetry.snapshots import OUTCOMES as ENDS
 from engine.transport.client.link import SLAB_ORDER
 
 CONFIG: Final = Path(__file__).parent / "null" / "soak.toml"
@@ -288,7 +289,7 @@ def problems(
     if not totals["sent"] == ended == requests:
         yield f"{totals['sent']} of {requests} requests were sent, and {ended} ended"
     counts = seen["counts"]
-    outcomes = sum(counts[name] for name in ("succeeded", "failed", "expired", "cancelled"))
+    outcomes = sum(counts[name] for name in ENDS)
     if counts["accepted"] != outcomes:
         yield f"the engine accepted {counts['accepted']} requests, and {outcomes} have an outcome"
     if counts["failed"] or counts["batches_failed"] or counts["succeeded"] < totals["right"]:

@@ -79,6 +79,7 @@ from engine.simulation.tuner import p99 as p99
 from engine.simulation.tuner import restricted as restricted
 from engine.telemetry.events import Observer as Observer
 from engine.telemetry.events import Observers as Observers
+from engine.telemetry.snapshots import OUTCOMES as OUTCOMES
 from engine.telemetry.snapshots import Activity as Activity
 from engine.telemetry.snapshots import BatchStats as BatchStats
 from engine.telemetry.snapshots import Counts as Counts

@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
 from typing_extensions import override
 
+from app.http.errors import INTERNAL
 from app.http.responses.operation import Operation
 from app.telemetry import prometheus
 from engine.api import EngineClient
@@ -85,6 +86,8 @@ class HttpExporter(PrometheusMetrics):
         )
         text, labels = "HTTP requests", ("method", "status")
         self._total = Counter("flask_http_request_total", text, labels, registry=self.registry)
+        for method in ("GET", "POST"):  # the alert needs a first 0
+            self._total.labels(method, str(INTERNAL))
         text = "Requests that went beyond a limit, by its setting"
         limited = Counter("brim_http_limited", text, ("limit",), registry=self.registry)
         self._limited = {limit: limited.labels(limit) for limit in LIMITS}

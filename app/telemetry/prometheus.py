@@ -20,14 +20,20 @@ from prometheus_client.utils import INF, floatToGoString
 from typing_extensions import override
 
 from app.http.errors import STATUS
-from engine.api import REASONS, Bucket, EngineClient, HistogramSnapshot, ModelSnapshot, ModelState
+from engine.api import (
+    OUTCOMES,
+    REASONS,
+    Bucket,
+    EngineClient,
+    HistogramSnapshot,
+    ModelSnapshot,
+    ModelState,
+)
 
 COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 REFUSALS: Final = tuple(error for error, status in STATUS.items() if status in (429, 503))
 """The errors that refuse a request. Each has a series from the start: a rate needs a first 0."""
-
-OUTCOMES: Final = ("succeeded", "failed", "expired", "cancelled", "refused")
 
 Value: TypeAlias = float | HistogramSnapshot | Mapping[str, float]
 """One value, or one for each value of a label."""
@@ -56,7 +62,7 @@ def _metrics(model: ModelSnapshot, slo_s: float) -> Iterator[Row]:
 
 def _totals(model: ModelSnapshot) -> Iterator[Row]:
     done, counts, histograms = model.activity, model.activity.counts, model.activity.histograms
-    outcomes = {outcome: getattr(counts, outcome) for outcome in OUTCOMES}
+    outcomes = {outcome: getattr(counts, outcome) for outcome in (*OUTCOMES, "refused")}
     refusals = {error.__name__: 0 for error in REFUSALS} | dict(done.refusals)
     reasons = dict.fromkeys(REASONS, 0) | dict(done.reasons)
     failed, padded = counts.batches_failed, done.padded_rows_completed

@@ -34,6 +34,9 @@ STALL_TIMES_COST: Final = 20.0
 """A batch in flight for longer than `STALL_TIMES_COST` times the most expensive bucket, plus
 `STALL_S` seconds, has stalled."""
 
+ROUNDING: Final = 1e-6
+"""A deadline less what was added to a moment differs from that by less than this share."""
+
 WAKE_S: Final = 0.0001
 """Seconds by which a thread that waits for a moment usually wakes up late."""
 
@@ -219,10 +222,12 @@ class Endpoint:
         return replace(load, stalled_s=load.oldest_batch_s)
 
     def _requests_done(self, results: Sequence[Pending]) -> None:
-        self._observer.requests_done(self.name, [_report(result) for result in results])
+        promised_s = min(self.config.slo_s, self.config.timeout_s)
+        self._observer.requests_done(self.name, [_report(result, promised_s) for result in results])
 
 
-def _report(result: Pending) -> RequestReport:
+def _report(result: Pending, promised_s: float) -> RequestReport:
+    """`promised_s`: a client that allows less has a deadline of its own."""
     request, finished, launched = result.request, result.finished_at, result.launched_at
     if finished is None:
         raise AssertionError(f"{result!r} has an outcome without a time; this is a bug")
@@ -233,6 +238,7 @@ def _report(result: Pending) -> RequestReport:
         _phases(result, enqueued, finished),
         finished - enqueued,
         result.error,
+        request.deadline - enqueued < (1 - ROUNDING) * promised_s,
     )
 
 

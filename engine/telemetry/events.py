@@ -52,6 +52,7 @@ class RequestReport(NamedTuple):
     """One request that has its outcome.
 
     `queue_s` is None if it was not dispatched, `phases` if it did not complete on the device.
+    `own_deadline`: the client allowed less time than the model promises.
     """
 
     rows: int
@@ -59,6 +60,7 @@ class RequestReport(NamedTuple):
     phases: Phases | None
     latency_s: float
     error: BrimError | None
+    own_deadline: bool = False
 
 
 class Observer:

@@ -9,26 +9,40 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import Final, TypeAlias
 
 from typing_extensions import override
 
-from engine.errors import BrimError, Cancelled, DeadlineExceeded, Shed
+from engine.errors import BrimError, Cancelled, DeadlineExceeded, NonFiniteOutput, Shed
 from engine.telemetry.aggregates import ROWS, SECONDS, Histogram, SlidingWindow, slot_of
 from engine.telemetry.events import BatchReport, Observer, RequestReport
-from engine.telemetry.snapshots import Activity, BatchStats, Counts, Duration, Durations, Histograms
+from engine.telemetry.snapshots import (
+    OUTCOMES,
+    Activity,
+    BatchStats,
+    Counts,
+    Duration,
+    Durations,
+    Histograms,
+)
 
 Clock: TypeAlias = Callable[[], float]
 
 _EDGES: Final = dict.fromkeys(Histograms.__dataclass_fields__, SECONDS) | {"batch_rows": ROWS}
-_OUTCOMES: Final = {Cancelled: "cancelled", DeadlineExceeded: "expired"}
+_OUTCOMES: Final[Mapping[type[BrimError], str]] = {
+    Cancelled: "cancelled",
+    DeadlineExceeded: "expired",
+    NonFiniteOutput: "nonfinite",
+}
+_SERVERS: Final = ("failed", "expired")
+"""The outcomes that are errors of the server."""
 _PHASES: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 """The fields of `Durations` for those of `Phases`."""
 COUNT_AT: Final = 256
 """Reports that are kept, at most, before they are counted."""
-_UNSUCCESSFUL: Final = ("failed", "expired", "cancelled", "refused")
+_UNSUCCESSFUL: Final = (*(name for name in OUTCOMES if name != "succeeded"), "refused")
 
 
 class _Kept:
@@ -147,7 +161,7 @@ class ModelRecorder(Observer):
         if len(succeeded) < len(reports):
             for report in reports:
                 if report.error is not None:
-                    self._count_unsuccessful(report.error, report.latency_s, at)
+                    self._count_unsuccessful(report, report.error, at)
 
     def _count_succeeded(self, reports: Sequence[RequestReport], at: float) -> None:
         self._counts["succeeded"] += len(reports)
@@ -159,11 +173,13 @@ class ModelRecorder(Observer):
         for key, seconds in zip(_PHASES, zip(*phases, strict=True), strict=False):
             self._seconds[key] += sum(seconds)
 
-    def _count_unsuccessful(self, error: BrimError, latency_s: float, at: float) -> None:
+    def _count_unsuccessful(self, report: RequestReport, error: BrimError, at: float) -> None:
         outcome = _OUTCOMES.get(type(error), "failed")
+        if outcome == "expired" and report.own_deadline:
+            outcome = "own_deadline"
         self._counts[outcome] += 1
-        self._seconds["fail"] += latency_s
-        if outcome != "cancelled":  # a disconnect is no error of the server
+        self._seconds["fail"] += report.latency_s
+        if outcome in _SERVERS:
             self._window.failed(at)
 
     def _count_batch(self, report: BatchReport, at: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from engine.compilation.interface import Memory
 from engine.models.model import ModelState
@@ -24,10 +25,29 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class Outcomes:
+    """Accepted requests, by how they ended: each in exactly one way.
+
+    The server causes `failed` and `expired`. The client causes `cancelled`: it disconnected;
+    `nonfinite`: its own rows made NaN or infinity; and `own_deadline`: it allowed less time than
+    the model's `slo_ms` and `timeout_ms`, and that has passed.
+    """
+
+    succeeded: int
+    failed: int
+    expired: int
+    cancelled: int
+    nonfinite: int
+    own_deadline: int
+
+
+OUTCOMES: Final = tuple(Outcomes.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Outcomes):
     """Totals since the start, in requests where the name gives no other unit.
 
-    Every accepted request ends in exactly one of `succeeded`, `failed`, `expired`, `cancelled`.
     `refused` counts requests that were not accepted, and `shed` those of them whose deadline could
     not be met. `rows` and `padded_rows` were executed, in failed batches too; `rows_answered` are
     those of `succeeded`.
@@ -36,10 +56,6 @@ class Counts:
     accepted: int
     refused: int
     shed: int
-    succeeded: int
-    failed: int
-    expired: int
-    cancelled: int
     batches: int
     batches_failed: int
     rows: int

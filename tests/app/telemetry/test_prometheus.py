@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.telemetry.prometheus import REFUSALS, register
+from engine.api import OUTCOMES
 from engine.compilation.interface import Memory
 from engine.errors import (
     BrimError,
@@ -107,7 +108,7 @@ def request(error: BrimError | None = None, queue_s: float | None = 0.003) -> Re
 
 def test_every_series_of_a_model_is_there_before_anything_happens(scraped: Scraped) -> None:
     # a rate over a series that does not exist yet is not 0, and no alert fires on it
-    for outcome in ("succeeded", "failed", "expired", "cancelled", "refused"):
+    for outcome in (*OUTCOMES, "refused"):
         assert scraped[f"requests_total{{outcome={outcome}}}"] == 0
     for reason in ("full", "idle", "next", "held", "drain"):
         assert scraped[f"batches_total{{reason={reason}}}"] == 0
@@ -157,7 +158,7 @@ def test_a_failed_batch_is_counted_by_reason_and_its_rows_are_not(scraped: Scrap
         pytest.param(Cancelled("left"), "cancelled", 0, id="the client left"),
         pytest.param(DeadlineExceeded("late"), "expired", 1, id="too late"),
         pytest.param(ExecutionFailed("no"), "failed", 1, id="the device failed"),
-        pytest.param(NonFiniteOutput("nan"), "failed", 1, id="the model made NaN"),
+        pytest.param(NonFiniteOutput("nan"), "nonfinite", 0, id="its rows made NaN"),
         pytest.param(ShuttingDown("bye", 1), "failed", 1, id="the server stopped first"),
     ],
 )
@@ -165,14 +166,20 @@ def test_a_request_is_counted_once_by_its_outcome(
     scraped: Scraped, error: BrimError | None, outcome: str, error_rate: float
 ) -> None:
     scraped.recorder.requests_done("puppet", [request(error)])
-    counts = {
-        name: scraped[f"requests_total{{outcome={name}}}"]
-        for name in ("succeeded", "failed", "expired", "cancelled", "refused")
-    }
+    counts = {name: scraped[f"requests_total{{outcome={name}}}"] for name in (*OUTCOMES, "refused")}
     assert counts == {name: float(name == outcome) for name in counts}
     assert scraped["request_latency_seconds_sum"] == pytest.approx(0.04)
     assert scraped["queue_wait_seconds_sum"] == pytest.approx(0.003)
     assert scraped.page("inference_error_rate") == error_rate
+
+
+def test_a_deadline_of_the_clients_own_is_no_error_of_the_server(scraped: Scraped) -> None:
+    late = request(DeadlineExceeded("late"))
+    scraped.recorder.requests_done("puppet", [late, late._replace(own_deadline=True)])
+    assert scraped["requests_total{outcome=expired}"] == 1
+    assert scraped["requests_total{outcome=own_deadline}"] == 1
+    scraped.recorder.requests_done("puppet", [request()])
+    assert scraped.page("inference_error_rate") == 1 / 2
 
 
 def test_requests_that_end_together_are_each_counted_by_their_own_outcome(scraped: Scraped) -> None:

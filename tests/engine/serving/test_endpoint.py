@@ -52,22 +52,23 @@ def test_a_ready_model_answers(ready: Life) -> None:
 
 
 def test_every_accepted_request_is_counted_with_its_one_outcome(live: LifeMaker) -> None:
-    life = live(in_flight=1, max_queue_rows=4).bring_up()
+    life = live(in_flight=1, max_queue_rows=5).bring_up()
 
     def function(inputs: Arrays) -> dict[str, Any]:
         return {"y": np.where(inputs["x"] == 13, np.nan, inputs["x"])}
 
     life.device.function = function
     first = life.occupy()
-    good, bad, late, gone = (
+    good, bad, late, hasty, gone = (
         life.submit(rows(value), timeout_s)
-        for value, timeout_s in ((1, None), (13, None), (2, 1.0), (3, None))
+        for value, timeout_s in ((1, None), (13, None), (2, 1.0), (4, 0.49), (3, None))
     )
     assert isinstance(refusal(life), QueueFull)
     gone.cancel()
     life.clock.advance(1.0)
-    with pytest.raises(DeadlineExceeded):
-        late.result()
+    for expired in (late, hasty):
+        with pytest.raises(DeadlineExceeded):
+            expired.result()
     life.free()
     for pending in (first, good):
         pending.result()
@@ -75,13 +76,15 @@ def test_every_accepted_request_is_counted_with_its_one_outcome(live: LifeMaker)
         bad.result()
     life.observer.wait_for("batch_done", 2)
     assert life.counts == Counts(
-        accepted=5,
+        accepted=6,
         refused=1,
         shed=0,
         succeeded=2,
-        failed=1,
+        failed=0,
         expired=1,
         cancelled=1,
+        nonfinite=1,
+        own_deadline=1,
         batches=2,
         batches_failed=0,
         rows=3,
@@ -89,7 +92,25 @@ def test_every_accepted_request_is_counted_with_its_one_outcome(live: LifeMaker)
         padded_rows=5,
     )
     assert [rows for _, rows, _ in life.observer.named("refused")] == [1]
-    assert len(life.observer.named("queued")) == 5
+    assert len(life.observer.named("queued")) == 6
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "own"),
+    [(None, False), (0.3, False), (9.0, False), (0.29, True), (0.0001, True)],
+)
+def test_a_deadline_is_the_clients_own_if_it_is_shorter_than_slo_and_timeout(
+    live: LifeMaker, timeout_s: float | None, own: bool
+) -> None:
+    # the timeout of a model may be shorter than its objective, and then no request has more time
+    life = live(timeout_s=0.3, slo_s=0.5).bring_up()
+    life.occupy()
+    late = life.submit(rows(1), timeout_s)
+    life.clock.advance(9.0)
+    with pytest.raises(DeadlineExceeded):
+        late.result()
+    assert (life.counts.expired, life.counts.own_deadline) == (int(not own), int(own))
+    life.free()
 
 
 def test_a_failed_batch_and_its_padding_are_counted(ready: Life) -> None:

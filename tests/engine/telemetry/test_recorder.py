@@ -23,7 +23,7 @@ from engine.errors import (
 from engine.scheduling.buckets import Bucket
 from engine.telemetry.events import BatchReport, Phases, RequestReport
 from engine.telemetry.recorder import COUNT_AT, ModelRecorder
-from engine.telemetry.snapshots import BatchStats, Duration
+from engine.telemetry.snapshots import OUTCOMES, BatchStats, Duration
 from engine.testing import FakeClock
 
 
@@ -32,7 +32,6 @@ def recorder(clock: FakeClock) -> ModelRecorder:
     return ModelRecorder(clock)
 
 
-OUTCOMES: Final = ("succeeded", "failed", "expired", "cancelled")
 PHASES: Final = Phases(queue_s=1.0, input_s=2.0, infer_s=4.0, output_s=8.0)
 
 
@@ -73,7 +72,7 @@ def test_a_new_recorder_has_recorded_nothing(recorder: ModelRecorder) -> None:
         pytest.param(Cancelled("left"), "cancelled", id="the client left"),
         pytest.param(DeadlineExceeded("late"), "expired", id="too late"),
         pytest.param(ExecutionFailed("no"), "failed", id="the device failed"),
-        pytest.param(NonFiniteOutput("nan"), "failed", id="a kind of failure"),
+        pytest.param(NonFiniteOutput("nan"), "nonfinite", id="its own rows"),
         pytest.param(ShuttingDown("bye", 1), "failed", id="the server stopped first"),
     ],
 )
