@@ -105,6 +105,7 @@ class ModelTable(SourceTable, forbid_unknown_fields=True, frozen=True):
     lengths: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     max_wait_ms: float | msgspec.UnsetType = msgspec.UNSET
     max_queue_rows: int | msgspec.UnsetType = msgspec.UNSET
+    max_request_rows: int | msgspec.UnsetType = msgspec.UNSET
     timeout_ms: float | msgspec.UnsetType = msgspec.UNSET
     slo_ms: float | msgspec.UnsetType = msgspec.UNSET
     weight: float | msgspec.UnsetType = msgspec.UNSET

@@ -22,6 +22,7 @@ from engine.errors import BrimError as BrimError
 from engine.errors import Cancelled as Cancelled
 from engine.errors import ConfigError as ConfigError
 from engine.errors import DeadlineExceeded as DeadlineExceeded
+from engine.errors import DeadlineTooShort as DeadlineTooShort
 from engine.errors import EngineLost as EngineLost
 from engine.errors import ExecutionFailed as ExecutionFailed
 from engine.errors import InvalidRequest as InvalidRequest
@@ -30,6 +31,7 @@ from engine.errors import NonFiniteOutput as NonFiniteOutput
 from engine.errors import NotReady as NotReady
 from engine.errors import QueueFull as QueueFull
 from engine.errors import Refused as Refused
+from engine.errors import RequestTooLarge as RequestTooLarge
 from engine.errors import Shed as Shed
 from engine.errors import ShuttingDown as ShuttingDown
 from engine.errors import TooManyWaiting as TooManyWaiting

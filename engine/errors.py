@@ -7,12 +7,14 @@
     ├── LoadError            never   weights or code could not be made into a model
     ├── WarmupError          never   a bucket failed verification
     ├── InvalidRequest       never   the client's tensors do not fit the model's spec
+    │   └── RequestTooLarge  never   more rows than one request may have
+    ├── DeadlineTooShort     never   not even an idle device could answer in time
     ├── UnknownModel         never   no model of that name is configured
     ├── UnknownVersion       never   the model has no such version
     ├── ModelFailed          never   the model cannot serve until the process is restarted
     ├── Refused              retry   refused before any work
     │   ├── NotReady         retry   still loading, compiling or warming up
-    │   ├── QueueFull        retry   `max_queue_rows` is reached
+    │   ├── QueueFull        retry   the places of the queue are taken, `max_queue_rows`
     │   ├── TooManyWaiting   retry   the HTTP process has no thread for one more request
     │   ├── Shed             retry   the deadline cannot be met behind the queue
     │   ├── ShuttingDown     retry   the process is draining; another replica can answer
@@ -70,6 +72,14 @@ class InvalidRequest(BrimError):
         super().__init__(f"{field}: {problem}")
 
 
+class RequestTooLarge(InvalidRequest):
+    """More rows than one request may have; in several requests they are served."""
+
+
+class DeadlineTooShort(BrimError):
+    """No answer of an idle device would be in time: the request is too large for its deadline."""
+
+
 class UnknownModel(BrimError):
     """No model of that name is configured."""
 
@@ -103,7 +113,7 @@ class NotReady(Refused):
 
 
 class QueueFull(Refused):
-    """The queue holds `max_queue_rows` already."""
+    """The places of the queue, `max_queue_rows`, are taken; others leave them soon."""
 
 
 class TooManyWaiting(Refused):

@@ -134,7 +134,7 @@ def _facts(config: ModelConfig, checked: models.Checked) -> dict[str, str]:
         "buckets": f"{len(grid.buckets)}: {sizes(grid)}",
         "memory": _memory(config, checked),
         "in flight": f"at most {config.in_flight} batches; weight {config.weight:g}",
-        "queue": f"at most {config.max_queue_rows} rows",
+        "queue": f"{config.max_queue_rows} rows; at most {config.max_request_rows} in a request",
         "max wait": f"{config.max_wait_s * 1e3:g} ms for more requests while the device is free",
         "timeout": f"{config.timeout_s * 1e3:g} ms from arrival to response",
         "required": "yes" if config.required else "no: the server can be ready without it",

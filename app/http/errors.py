@@ -38,11 +38,13 @@ MAX_MESSAGE: Final = 1000
 
 STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     errors.InvalidRequest: 400,
+    errors.RequestTooLarge: 413,
     errors.UnknownModel: 404,
     errors.UnknownVersion: 404,
     LengthRequired: 411,
     Unsupported: 415,
     errors.NonFiniteOutput: 422,  # caused by the request's own rows: a retry fails again
+    errors.DeadlineTooShort: 422,  # or by its rows and its deadline
     errors.QueueFull: 429,
     errors.TooManyWaiting: 429,
     errors.Cancelled: 499,  # for the log and the metrics: the client is gone

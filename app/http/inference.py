@@ -65,7 +65,7 @@ class InferenceContext:
     @property
     def max_rows(self) -> int:
         """A request of more rows is refused before its values are decoded."""
-        return self.endpoint.config.max_queue_rows
+        return self.endpoint.config.max_request_rows
 
     def run(
         self,

@@ -24,6 +24,7 @@ from engine.api import (
     OUTCOMES,
     REASONS,
     Bucket,
+    DeadlineTooShort,
     EngineClient,
     HistogramSnapshot,
     ModelSnapshot,
@@ -32,7 +33,10 @@ from engine.api import (
 
 COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-REFUSALS: Final = tuple(error for error, status in STATUS.items() if status in (429, 503))
+REFUSALS: Final = (
+    *(error for error, status in STATUS.items() if status in (429, 503)),
+    DeadlineTooShort,
+)
 """The errors that refuse a request. Each has a series from the start: a rate needs a first 0."""
 
 Value: TypeAlias = float | HistogramSnapshot | Mapping[str, float]

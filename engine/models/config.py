@@ -69,16 +69,18 @@ class WarmupConfig:
 class BatchingConfig(WarmupConfig):
     """How its requests are scheduled.
 
-    max_wait_s      the longest that a free device waits for the clients of a closed loop
-    max_queue_rows  rows that may wait; one more is refused
-    timeout_s       from arrival to answer, queueing included; an upper bound for every request
-    slo_s           the service level objective for the p99; alerts compare with it
-    weight          this model's share of a device, relative to other models
-    in_flight       batches in flight at once: one computes while the next is gathered
+    max_wait_s        the longest that a free device waits for the clients of a closed loop
+    max_queue_rows    places of the queue, see `engine.scheduling.places`; one row more is refused
+    max_request_rows  rows of one request; with more it is refused for good
+    timeout_s         from arrival to answer, queueing included; an upper bound for every request
+    slo_s             the service level objective for the p99; alerts compare with it
+    weight            this model's share of a device, relative to other models
+    in_flight         batches in flight at once: one computes while the next is gathered
     """
 
     max_wait_s: float = 0.010
     max_queue_rows: int = 1024
+    max_request_rows: int = 2048
     timeout_s: float = 30.0
     slo_s: float = 0.5
     weight: float = 1.0
@@ -87,6 +89,7 @@ class BatchingConfig(WarmupConfig):
     def __post_init__(self) -> None:
         super(BatchingConfig, self).__post_init__()
         _check_at_least_one("max_queue_rows", self.max_queue_rows)
+        _check_at_least_one("max_request_rows", self.max_request_rows)
         _check_at_least_one("in_flight", self.in_flight)
         if not 0 < self.weight < math.inf:
             raise ConfigError("weight", self.weight, "more than 0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from engine.errors import InvalidRequest, QueueFull, Shed
+from engine.errors import DeadlineTooShort, QueueFull, RequestTooLarge, Shed
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import Arrays, Extent
 from engine.runtime.staging import Rows
@@ -43,12 +43,13 @@ class Request:
 
 def queue_full(rows: int, waiting: int, drain_s: float) -> QueueFull:
     """The refusal of rows behind so many others, which the device needs `drain_s` seconds for."""
-    return QueueFull(f"{rows} rows do not fit: {waiting} wait already", drain_s)
+    return QueueFull(f"{rows} rows do not fit now: {waiting} wait already", drain_s)
 
 
-def too_many_rows(field: str, rows: int, limit: int) -> InvalidRequest:
-    """The refusal of a request that never fits."""
-    return InvalidRequest(field, f"{rows} rows never fit, expected 1 to {limit}")
+def too_many_rows(field: str, rows: int, limit: int) -> RequestTooLarge:
+    """The refusal of a request with more rows than one may have."""
+    problem = f"{rows} rows in one request, expected 1 to {limit} (max_request_rows)"
+    return RequestTooLarge(field, f"{problem}; send several requests")
 
 
 class QueuedRequest(Rows, Protocol):
@@ -60,12 +61,21 @@ class QueuedRequest(Rows, Protocol):
 class Timed(Protocol):
     """What a refusal says of a request."""
 
+    rows: int
     enqueued_at: float
     deadline: float
 
 
-def shed(request: Timed, lateness_s: float, waiting: int) -> Shed:
-    """The refusal of a request that would be answered `lateness_s` seconds too late."""
+def late(
+    request: Timed, lateness_s: float, waiting: int, least_s: float
+) -> Shed | DeadlineTooShort:
+    """The refusal of a request that would be answered `lateness_s` seconds too late, and that an
+    idle device needs `least_s` seconds for.
+    """
     allowed = request.deadline - request.enqueued_at
+    if least_s > allowed:
+        problem = f"an answer within {allowed:.3g} s is impossible: an idle device needs"
+        remedy = "send fewer rows in a request, or allow more time"
+        return DeadlineTooShort(f"{problem} {least_s:.3g} s for {request.rows} rows; {remedy}")
     problem = f"an answer within {allowed:.3g} s cannot be promised: it may take"
     return Shed(f"{problem} {allowed + lateness_s:.3g} s, {waiting} rows are waiting", lateness_s)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from engine.errors import BrimError, ModelFailed, ShuttingDown
 from engine.runtime.device_group import DeviceGroup
 from engine.runtime.pending import Pending, fail_all
-from engine.runtime.request import QueuedRequest, queue_full, shed
+from engine.runtime.request import QueuedRequest, late, queue_full
 from engine.scheduling.admission import AdmissionProbe, Quote
 from engine.scheduling.scheduler import Expire, Launch, Scheduler, Stop, Wait
 from engine.telemetry.snapshots import LoadSnapshot
@@ -71,7 +71,8 @@ class WorkQueue:
     def submit(self, results: Sequence[Pending]) -> list[tuple[Pending, BrimError]]:
         """Queue requests that came together.
 
-        Returns those that are refused, with `QueueFull`, `Shed`, `ShuttingDown` or `ModelFailed`.
+        Returns those that are refused, with `QueueFull`, `Shed`, `DeadlineTooShort`, `ShuttingDown`
+        or `ModelFailed`.
         """
         with self._group.lock:
             refused = self._admit(results, self._clock())
@@ -120,7 +121,7 @@ class WorkQueue:
         quote = scheduler.quote(request, now)
         if quote.lateness_s <= 0:
             return quote
-        return shed(request, quote.lateness_s, waiting)
+        return late(request, quote.lateness_s, waiting, scheduler.least_seconds(request))
 
     def _model_failed(self) -> ModelFailed:
         return ModelFailed(f"model {self._name!r} has failed: {self._failure}")
@@ -273,4 +274,6 @@ class WorkQueue:
                 0.0,
                 scheduler.drain_seconds(now) if rows else busy_s,
                 *scheduler.queue.last,
+                scheduler.queue.places_taken,
+                scheduler.queue.places.divided,
             )

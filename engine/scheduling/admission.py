@@ -127,8 +127,8 @@ class AdmissionController(Generic[R]):
     def quote_last(self, requests: Sequence[R], room: int, now: float) -> list[float]:
         """The predicted finish of the first of these requests, each as `quote` would give it with
         those before it queued. The list ends before the first request that is not to be queued
-        without a `quote` of its own: it may be late, `room` rows do not suffice, it is not taken
-        after all others, or it has another length or priority.
+        without a `quote` of its own: it may be late, `room` rows do not suffice, it is divided, it
+        is not taken after all others, or it has another length or priority.
         """
         first, queue = requests[0], self._queue
         if not queue.is_last(first):
@@ -139,12 +139,14 @@ class AdmissionController(Generic[R]):
         rows, others = queue.rows[length], queue.total_rows - queue.rows[length]
         others_s = sum(seconds(n, r) for n, r in queue.rows.items() if r and n != length)
         waits, finishes = free_at > now or queue.total_rows > 0, []
+        part = queue.places.part
         for request in requests:
             rows += request.rows
             if (
                 request.deadline < due
                 or request.priority != priority
                 or request.bucket_length != length
+                or request.rows > part
                 or rows + others - queue.total_rows > room
             ):
                 break

@@ -14,6 +14,8 @@ from heapq import merge
 from itertools import chain
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+from engine.scheduling.places import UNLIMITED, Places
+
 LOWEST_PRIORITY: Final = 9  # 1 is the highest
 DEFAULT_PRIORITY: Final = 5
 
@@ -58,10 +60,12 @@ class RequestQueue(Generic[R]):
         lengths, `len` the number of requests
       - deadlines never decrease along a queue, and equal deadlines keep the order of arrival
       - a request is in one queue, from `add` until its last row is taken or it is discarded
+      - `places.held` are the rows beyond `places.part` of each queued request
     """
 
-    def __init__(self, bucket_lengths: Iterable[int | None]) -> None:
+    def __init__(self, bucket_lengths: Iterable[int | None], places: int = UNLIMITED) -> None:
         self.closed = False
+        self.places = Places(places)
         self.rows: dict[int | None, int] = dict.fromkeys(bucket_lengths, 0)
         self.total_rows = 0
         # priority -> bucket length -> queue
@@ -84,10 +88,12 @@ class RequestQueue(Generic[R]):
         insort(queue, (request.deadline, self._arrivals, request))
         self.rows[request.bucket_length] += request.rows
         self.total_rows += request.rows
+        self.places.enter(request.rows)
 
     def append(self, requests: Sequence[R], rows: int) -> None:
-        """Queue requests of one priority and bucket length, `rows` rows together. Each is due at
-        the same time as the one before it or later, and the first as the last of its queue.
+        """Queue requests of one priority and bucket length, `rows` rows together, none of them so
+        large that it is divided. Each is due at the same time as the one before it or later, and
+        the first as the last of its queue.
         """
         first = requests[0]
         numbers = range(self._arrivals + 1, self._arrivals + 1 + len(requests))
@@ -115,8 +121,19 @@ class RequestQueue(Generic[R]):
         queue = self._queues[request.priority][request.bucket_length]
         del queue[bisect_left(queue, (request.deadline, number))]
         left = request.rows - self._taken.pop(request, 0)
+        if request.rows > self.places.part:
+            self.places.take(left, left)
         self.rows[request.bucket_length] -= left
         self.total_rows -= left
+
+    def has_room(self, rows: int) -> bool:
+        """Whether a request of so many rows may be queued."""
+        return self.places.fit(rows, self.places_taken, self.places.divided)
+
+    @property
+    def places_taken(self) -> int:
+        """How many places the queued rows take."""
+        return self.total_rows - self.places.held
 
     def first(self, *, by_deadline: bool = False) -> R:
         """The next request: the earliest deadline of the highest priority, or of all."""
@@ -184,10 +201,12 @@ class RequestQueue(Generic[R]):
     def take(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> tuple[RowSlice[R], ...]:
         """Remove and return the rows that `peek` returns."""
         slices = self.peek(lengths, rows, by_deadline=by_deadline)
-        left, done = self.rows, Counter[tuple[int, int | None]]()
+        left, part, done = self.rows, self.places.part, Counter[tuple[int, int | None]]()
         for request, start, count in slices:
             left[request.bucket_length] -= count
             self.total_rows -= count
+            if request.rows > part:
+                self.places.take(request.rows - start, count)
             if start + count == request.rows:
                 done[request.priority, request.bucket_length] += 1
                 del self._numbers[request]

@@ -77,7 +77,7 @@ class SchedulerOptions:
     """What the operator configures.
 
     max_wait_s  longest delay, in seconds, of a launch for returning clients
-    max_rows    most rows in the queue
+    max_rows    places of the queue, see `Places`
     depth       most batches in flight
     lead_s      seconds that a thread needs to wake up; batches are assembled that much earlier
     """
@@ -92,7 +92,7 @@ class Scheduler(Generic[R]):
     """The queue of one model and its batches in flight.
 
     Invariants:
-      - `queue.total_rows` never exceeds `options.max_rows`
+      - `queue.places_taken` never exceeds `options.max_rows`
       - every row that is queued leaves exactly once: in a `Launch`, in an `Expire`, by `discard`,
         or by `clear`
       - once the queue is closed, `enqueue` is a bug and no launch is delayed
@@ -116,7 +116,7 @@ class Scheduler(Generic[R]):
         self.timeline = FairShareTimeline() if timeline is None else timeline
         self.timeline.join(name, weight)
         self._name = name
-        self.queue: RequestQueue[R] = RequestQueue(bucket_lengths)
+        self.queue: RequestQueue[R] = RequestQueue(bucket_lengths, options.max_rows)
         self._admission = AdmissionController(name, costs, self.queue, self.timeline)
         self._delay = LaunchDelay(options.max_wait_s, costs, self.queue)
         self._lead = LeadTime(options.lead_s)
@@ -132,8 +132,8 @@ class Scheduler(Generic[R]):
         return f"<Scheduler rows {{{rows}}}, {self.in_flight} batches in flight{closed}>"
 
     def has_room(self, rows: int) -> bool:
-        """Whether `rows` more may be queued."""
-        return self.queue.total_rows + rows <= self._options.max_rows
+        """Whether a request of so many rows may be queued."""
+        return self.queue.has_room(rows)
 
     def drain_seconds(self, now: float) -> float:
         """Seconds until the device is done with all batches in flight and queued rows."""
@@ -144,6 +144,10 @@ class Scheduler(Generic[R]):
     def quote(self, request: Queued, now: float) -> Quote:
         """Predict when a request would be answered. Above 0 seconds of lateness, refuse it."""
         return self._admission.quote(request, now)
+
+    def least_seconds(self, request: Queued) -> float:
+        """Seconds that an idle device needs for a request."""
+        return self.costs.optimistic_seconds(request.bucket_length, request.rows)
 
     def enqueue(self, request: R, quote: Quote, now: float) -> None:
         """Queue a request. The caller got `has_room` and `quote` under the same lock."""
@@ -162,7 +166,7 @@ class Scheduler(Generic[R]):
         """
         if self.queue.closed:
             return 0
-        room = self._options.max_rows - self.queue.total_rows
+        room = self._options.max_rows - self.queue.places_taken
         finishes = self._admission.quote_last(requests, room, now)
         if finishes:
             admitted = requests[: len(finishes)]

@@ -26,7 +26,7 @@ class RequestPreparer:
     ) -> None:
         """`probe` returns the refusal that such a request would get now, or None."""
         self._grid = config.grid
-        self._max_rows = config.max_queue_rows
+        self._max_rows = config.max_request_rows
         self._timeout_s = config.timeout_s
         self._clock = clock
         self._probe = probe
@@ -55,12 +55,15 @@ class RequestPreparer:
             extent = Extent(validate(signature.inputs, inputs).rows, grid.max_length)
         else:
             extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
-        if extent.rows > self._max_rows:
-            raise too_many_rows("inputs", extent.rows, self._max_rows)
+        self._check_rows(extent.rows)
         bucket_length = grid.fit_length(extent.length)
         return Request(
             prepared, extent, bucket_length, arrived_at, deadline, level, interface.processor
         )
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self._max_rows:
+            raise too_many_rows("inputs", rows, self._max_rows)
 
     def _preprocess(
         self, interface: ModelInterface, inputs: Arrays, now: float, deadline: float, priority: int
@@ -68,6 +71,7 @@ class RequestPreparer:
         if interface.processor.preprocess is None and not interface.hooked:
             return Prepared(inputs)
         rows = validate(interface.signature.inputs, inputs).rows
+        self._check_rows(rows)
         # under overload most requests are refused: those that could not be answered in time even if
         # all their rows were short are refused before the preprocess is paid for
         refusal = self._probe(

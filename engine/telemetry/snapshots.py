@@ -118,7 +118,8 @@ class LoadSnapshot:
     `oldest_batch_s` is the age of the oldest batch in flight. `stalled_s` is the same where that is
     longer than any batch can take, and 0 otherwise. The device needs `drain_s` seconds for all.
     A request that has not come yet is taken after all others if its priority is lower than
-    `last_priority`, or the same with a deadline from `last_deadline` on.
+    `last_priority`, or the same with a deadline from `last_deadline` on. The queued rows take
+    `places_taken` of the queue, and `divided` requests have more rows than places, see `Places`.
     """
 
     queued_rows: int = 0
@@ -129,6 +130,8 @@ class LoadSnapshot:
     drain_s: float = 0.0
     last_priority: int = 0
     last_deadline: float = 0.0
+    places_taken: int = 0
+    divided: int = 0
 
 
 @dataclass(frozen=True, slots=True)

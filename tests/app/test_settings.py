@@ -39,7 +39,8 @@ PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\n'
 DIGITS = '[[models]]\nname = "d"\nfamily = "digits"\n'
 NO_MODEL_KEYS = (
     "name, family, path, sha256, factory, options, rows, lengths, max_wait_ms, "
-    "max_queue_rows, timeout_ms, slo_ms, weight, in_flight, tolerance, compile_threads, required"
+    "max_queue_rows, max_request_rows, timeout_ms, slo_ms, weight, in_flight, tolerance, "
+    "compile_threads, required"
 )
 
 
@@ -107,6 +108,7 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         max_wait_ms = 3
         weight = 2
         max_queue_rows = 7
+        max_request_rows = 70
         timeout_ms = 250.0
         slo_ms = 20
         in_flight = 3
@@ -123,6 +125,7 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         max_wait_s=0.003,
         weight=2.0,
         max_queue_rows=7,
+        max_request_rows=70,
         timeout_s=0.25,
         slo_s=0.02,
         in_flight=3,
@@ -521,6 +524,11 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
             f"{PUPPET}max_queue_rows = 0\n",
             "models[0].max_queue_rows: got 0, expected a whole number from 1 up",
             id="no queue",
+        ),
+        pytest.param(
+            f"{PUPPET}max_request_rows = 0\n",
+            "models[0].max_request_rows: got 0, expected a whole number from 1 up",
+            id="no rows in a request",
         ),
         pytest.param(
             f"{PUPPET}in_flight = 0\n",

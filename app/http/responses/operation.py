@@ -25,9 +25,9 @@ REASONS: Final[Mapping[int, str]] = {
     404: "No such model or version",
     408: "The body did not arrive in time",
     411: "The request does not give its length",
-    413: "The body is too large",
+    413: "The body is too large, or has too many rows",
     415: "The encoding of the body is not supported",
-    422: "The outputs of these rows are NaN or infinite",
+    422: "The outputs of these rows are NaN or infinite; or no device could answer in time",
     429: "The queue or the process is full",
     500: "The device failed the batch",
     503: "The deadline cannot be met; or the model is starting, shutting down or failed; or there "

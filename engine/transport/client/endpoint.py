@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from engine.errors import BrimError, EngineLost, ModelFailed, Refused
+from engine.errors import BrimError, DeadlineTooShort, EngineLost, ModelFailed, Refused
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
 from engine.models.tensors import Arrays
-from engine.runtime.request import Request, queue_full, shed
+from engine.runtime.request import Request, late, queue_full
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.costs.cost_table import CostTable
+from engine.scheduling.places import Places
 from engine.serving.lifecycle import refusal
 from engine.serving.preparation import RequestPreparer
 from engine.serving.version import ModelInterface
@@ -67,6 +68,7 @@ class RemoteEndpoint:
         self.name = config.name
         self._index = index
         self._home = home
+        self._places = Places(config.max_queue_rows)
         self._preparer = RequestPreparer(config, time.monotonic, self._probe, self.count_refusal)
         self.offered: Offered | None = None
 
@@ -104,8 +106,8 @@ class RemoteEndpoint:
         return self._preparer.prepare(interface, inputs, timeout_s, priority)
 
     def submit(self, request: Request) -> RemoteResult:
-        """Hand a prepared request over. Raises `QueueFull`, `Shed`, `EngineLost` or `ModelFailed`;
-        the engine's own refusals are outcomes.
+        """Hand a prepared request over. Raises `QueueFull`, `Shed`, `DeadlineTooShort`,
+        `EngineLost` or `ModelFailed`; the engine's own refusals are outcomes.
         """
         try:
             offered = self.offered
@@ -121,7 +123,7 @@ class RemoteEndpoint:
                 content = offered.layouts.of(*request.extent)
             self._home.ensure_outcomes()
             return offered.link.submit(self._index, request, content)
-        except (Refused, ModelFailed) as error:
+        except (Refused, DeadlineTooShort, ModelFailed) as error:
             self.count_refusal(error, request.rows)
             raise
 
@@ -132,25 +134,26 @@ class RemoteEndpoint:
         request, and takes too long. Whether a request that comes before others would be in time,
         only the engine can tell.
         """
-        waiting, finish_at = 0, self._fastest(request)
+        waiting, least_s = 0, self._least_seconds(request)
+        finish_at = time.monotonic() + least_s
         known = self._home.load(self._index)
         if known is not None:
             load, at = known
             waiting = load.queued_rows
-            if waiting + request.rows > self.config.max_queue_rows:
+            if not self._places.fit(request.rows, load.places_taken, load.divided):
                 return queue_full(request.rows, waiting, load.drain_s)
             last = (load.last_priority, load.last_deadline)
             if waiting and (request.priority, request.deadline) >= last:
                 finish_at = max(finish_at, at + load.drain_s)
         late_s = finish_at - request.deadline
-        return None if late_s <= 0 else shed(request, late_s, waiting)
+        return None if late_s <= 0 else late(request, late_s, waiting, least_s)
 
-    def _fastest(self, request: Request | AdmissionProbe) -> float:
-        """When it would be answered if the device were free."""
-        offered, now = self.offered, time.monotonic()
+    def _least_seconds(self, request: Request | AdmissionProbe) -> float:
+        """Seconds that a free device needs for it."""
+        offered = self.offered
         if offered is None or offered.interface.hooked:  # then its rows are not known here
-            return now
-        return now + offered.costs.optimistic_seconds(request.bucket_length, request.rows)
+            return 0.0
+        return offered.costs.optimistic_seconds(request.bucket_length, request.rows)
 
     def status(self) -> ModelStatus:
         """Whether it serves at this moment, and how soon."""

@@ -11,6 +11,8 @@ ERRORS: Final[tuple[type[BrimError], ...]] = (
     errors.ExecutionFailed,
     errors.NonFiniteOutput,
     errors.InvalidRequest,
+    errors.RequestTooLarge,
+    errors.DeadlineTooShort,
     errors.QueueFull,
     errors.TooManyWaiting,
     errors.Shed,

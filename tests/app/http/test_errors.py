@@ -36,7 +36,7 @@ def test_an_error_worth_a_retry_has_a_status_that_clients_retry(
     kind: type[errors.BrimError],
 ) -> None:
     # a failed model answers 503 too: another replica may be healthy
-    again, never = {429, 500, 503, 504}, {400, 404, 411, 415, 422, 499, 503}
+    again, never = {429, 500, 503, 504}, {400, 404, 411, 413, 415, 422, 499, 503}
     assert web.STATUS[kind] in (again if kind.retry else never)
 
 
@@ -47,6 +47,8 @@ def client() -> FlaskClient:
     web.register(app)
     failures: dict[str, Exception] = {
         "bad": errors.InvalidRequest("x", "no"),
+        "large": errors.RequestTooLarge("inputs", "no"),
+        "short": errors.DeadlineTooShort("short"),
         "unknown": errors.UnknownModel("a", ("b", "c")),
         "nan": errors.NonFiniteOutput("nan"),
         "full": errors.QueueFull("full", 0.2),
@@ -70,6 +72,8 @@ def client() -> FlaskClient:
     ("name", "status", "retry_after", "message"),
     [
         ("bad", 400, None, "x: no"),
+        ("large", 413, None, "inputs: no"),
+        ("short", 422, None, "short"),
         ("unknown", 404, None, "unknown model 'a'; this server has b, c"),
         ("nan", 422, None, "nan"),
         ("full", 429, "1", "full"),

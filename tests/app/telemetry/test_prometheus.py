@@ -16,6 +16,7 @@ from engine.errors import (
     BrimError,
     Cancelled,
     DeadlineExceeded,
+    DeadlineTooShort,
     ExecutionFailed,
     ModelFailed,
     NonFiniteOutput,
@@ -125,7 +126,7 @@ def test_every_error_that_refuses_a_request_has_its_series() -> None:
         below = {leaf for sub in kind.__subclasses__() for leaf in leaves(sub)}
         return below or {kind}
 
-    assert set(REFUSALS) == leaves(Refused) | {ModelFailed}
+    assert set(REFUSALS) == leaves(Refused) | {DeadlineTooShort, ModelFailed}
 
 
 def test_a_batch_counts_its_rows_its_padding_its_reason_and_its_time(scraped: Scraped) -> None:

@@ -53,6 +53,7 @@ def test_the_next_batch_is_launched_while_one_computes_but_not_one_more(
         drain_s=load.drain_s,
         last_priority=DEFAULT_PRIORITY,
         last_deadline=load.last_deadline,
+        places_taken=1,
     )
     assert load.drain_s > 0
     rig.devices[1].proceed.release()

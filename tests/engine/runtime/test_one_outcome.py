@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.errors import ModelFailed, Refused, ShuttingDown
+from engine.errors import DeadlineTooShort, ModelFailed, Refused, ShuttingDown
 from engine.models.tensors import Array, Arrays
 from engine.runtime.completion import InFlight
 from engine.runtime.pending import PendingResult
@@ -62,7 +62,7 @@ class OneOutcome(RuleBasedStateMachine):
         pending.home = pending.home._replace(finished=self.finished)
         try:
             queue(self.work, pending)
-        except (Refused, ModelFailed):
+        except (Refused, DeadlineTooShort, ModelFailed):
             assert not pending.ready
             return
         assert not self.ended

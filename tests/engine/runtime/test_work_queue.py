@@ -10,6 +10,7 @@ from engine.errors import (
     BrimError,
     Cancelled,
     DeadlineExceeded,
+    DeadlineTooShort,
     ModelFailed,
     QueueFull,
     Shed,
@@ -31,34 +32,86 @@ def test_the_load_says_how_old_the_oldest_batch_is(rig: Rig) -> None:
 # --- admission -----------------------------------------------------------------------------------
 
 
+def refusal(rig: Rig, *values: float, timeout_s: float = 300.0) -> BrimError | None:
+    """The refusal of such a request, if it is refused."""
+    try:
+        rig.submit(*values, timeout_s=timeout_s)
+    except BrimError as error:
+        return error
+    return None
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back(make_rig: RigMaker) -> None:
-    rig = make_rig(depth=1, max_rows=5)
+    rig = make_rig(depth=1, max_rows=4)
     rig.occupy()
-    waits = rig.submit(1, 2, 3, 4)
-    with pytest.raises(QueueFull, match="2 rows do not fit: 4 wait already") as caught:
+    waits = [rig.submit(value) for value in (1, 2, 3, 4)]
+    with pytest.raises(QueueFull, match="2 rows do not fit now: 4 wait already") as caught:
         rig.submit(5, 6)
     assert caught.value.retry_after_s == 1.0 + 1.2
-    fits = rig.submit(5)
     rig.free()
-    assert_answers(waits, 1, 2, 3, 4)
-    assert_answers(fits, 5)
+    for pending, value in zip(waits, (1, 2, 3, 4), strict=True):
+        assert_answers(pending, value)
+
+
+def test_a_request_larger_than_the_queue_waits_in_parts_and_leaves_room(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(depth=1, max_rows=4)
+    rig.occupy()
+    large = rig.submit(*range(30))
+    assert (rig.work.load().queued_rows, rig.work.load().places_taken) == (30, 1)
+    small = [rig.submit(value) for value in (40, 41, 42)]
+    assert isinstance(refusal(rig, 43), QueueFull)
+    rig.free()
+    assert_answers(large, *range(30))
+    for pending, value in zip(small, (40, 41, 42), strict=True):
+        assert_answers(pending, value)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "kind", "retry_after_s"),
+    [
+        pytest.param(5.1, DeadlineTooShort, None, id="not-even-on-an-idle-device"),
+        pytest.param(5.9, Shed, 1.1, id="not-before-the-batch-in-flight-has-ended"),
+        pytest.param(7.1, type(None), None, id="in-time"),
+    ],
+)
+def test_a_request_is_refused_for_good_if_an_idle_device_could_not_answer_it_in_time(
+    make_rig: RigMaker, timeout_s: float, kind: type, retry_after_s: float | None
+) -> None:
+    rig = make_rig(depth=1)
+    rig.occupy()
+    refused = refusal(rig, *range(17), timeout_s=timeout_s)
+    assert type(refused) is kind
+    if retry_after_s is not None:
+        assert isinstance(refused, Shed)
+        assert refused.retry_after_s == pytest.approx(retry_after_s)
+    if kind is DeadlineTooShort:
+        assert not refused.retry
+        assert str(refused) == (
+            "an answer within 5.1 s is impossible: an idle device needs 5.8 s for 17 rows; "
+            "send fewer rows in a request, or allow more time"
+        )
 
 
 def test_a_refused_request_has_no_outcome_and_is_not_queued(make_rig: RigMaker) -> None:
-    rig = make_rig(max_rows=1)
+    rig = make_rig(depth=1, max_rows=1)
+    rig.occupy()
+    rig.submit(0)
     pending = rig.pending(1, 2)
     with pytest.raises(QueueFull):
         queue(rig.work, pending)
     assert not pending.ready
-    assert rig.work.load().queued_rows == 0
+    assert rig.work.load().queued_rows == 1
 
 
 @pytest.mark.parametrize(
     ("rows", "timeout_s", "kind"),
     [
         pytest.param(1, 300.0, type(None), id="it-would-be-accepted"),
-        pytest.param(2, 300.0, QueueFull, id="no-room"),
-        pytest.param(1, 1.5, Shed, id="too-late"),
+        pytest.param(3, 300.0, QueueFull, id="no-room"),
+        pytest.param(1, 2.1, Shed, id="too-late"),
+        pytest.param(1, 0.5, DeadlineTooShort, id="too-short"),
     ],
 )
 def test_a_probe_tells_the_refusal_that_a_request_would_get(
@@ -66,12 +119,13 @@ def test_a_probe_tells_the_refusal_that_a_request_would_get(
 ) -> None:
     rig = make_rig(depth=1, max_rows=5)
     rig.occupy()
-    rig.submit(1, 2, 3, 4)
+    for values in ((1, 2), (3, 4), (5,), (6,)):  # of two rows one takes a place
+        rig.submit(*values)
     now = rig.clock()
     probe = AdmissionProbe(rows, None, now, now + timeout_s, DEFAULT_PRIORITY)
     probed = rig.work.probe(probe)
     assert type(probed) is kind
-    assert rig.work.load().queued_rows == 4, "a probe is not queued"
+    assert rig.work.load().queued_rows == 6, "a probe is not queued"
     if probed is not None:
         with pytest.raises(kind) as refused:
             rig.submit(*range(rows), timeout_s=timeout_s)

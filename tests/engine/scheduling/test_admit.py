@@ -118,10 +118,19 @@ def test_a_group_is_queued_as_its_requests_would_be_one_by_one(
         ([Request(deadline=50), Request(deadline=40)], 1),
         ([Request(), Request(bucket_length=64)], 1),
         ([Request(), Request(priority=6)], 1),
-        ([Request(12), Request(12), Request(1)], 2),
+        ([*(Request(2) for _ in range(12)), Request()], 12),
+        ([Request(), Request(3)], 1),
         ([Request(deadline=16.25)], 0),
     ],
-    ids=["all", "due before the last", "another length", "another priority", "no room", "late"],
+    ids=[
+        "all",
+        "due before the last",
+        "another length",
+        "another priority",
+        "no room",
+        "divided",
+        "late",
+    ],
 )
 def test_a_group_ends_before_the_first_that_needs_a_quote_of_its_own(
     group: list[Request], admitted: int

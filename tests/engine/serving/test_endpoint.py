@@ -148,7 +148,9 @@ def test_every_refusal_is_counted_once_and_with_its_rows_where_they_are_known(
     life = live(in_flight=1, max_queue_rows=4)
     refused = [refusal(life)]
     life.bring_up().occupy()
-    life.submit(rows(1, 2, 3))
+    for value in (1, 2, 3):
+        life.submit(rows(value))
+    life.submit(rows(3))
     refused.append(refusal(life, rows(4, 5)))
     life.endpoint.drain()
     refused.append(refusal(life))

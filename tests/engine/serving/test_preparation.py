@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import BrimError, ExecutionFailed, InvalidRequest, Shed
+from engine.errors import BrimError, ExecutionFailed, InvalidRequest, RequestTooLarge, Shed
 from engine.models.model import Model
 from engine.models.processor import Prepared
 from engine.models.tensors import Arrays
@@ -28,20 +28,27 @@ from tests.engine.serving.rig import IDS, PATIENCE_S, Life, LifeMaker, raises, r
         pytest.param({"x": np.zeros((0, 2), np.float32)}, "x: no rows", id="no-rows"),
         pytest.param(
             {"x": np.zeros((11, 2), np.float32)},
-            "inputs: 11 rows never fit, expected 1 to 10",
-            id="more-than-the-queue-can-ever-hold",
+            "inputs: 11 rows in one request, expected 1 to 10 (max_request_rows); send several",
+            id="more-than-one-request-may-have",
         ),
     ],
 )
 def test_a_clients_mistake_reaches_no_queue_and_no_count(
     live: LifeMaker, inputs: Arrays, problem: str
 ) -> None:
-    life = live(max_queue_rows=10).bring_up()
+    life = live(max_request_rows=10).bring_up()
     error = refusal(life, inputs)
     assert isinstance(error, InvalidRequest)
     assert str(error).startswith(problem)
     assert life.counts == Counts(*[0] * len(fields(Counts)))
     assert life.observer.named("queued") == life.observer.named("refused") == []
+
+
+def test_too_many_rows_are_refused_before_their_preprocess(live: LifeMaker) -> None:
+    life = live(hooked(preprocess=raises(AssertionError("must not be called"))), max_request_rows=4)
+    refused = refusal(life.bring_up(), rows(*range(5)))
+    assert isinstance(refused, RequestTooLarge)
+    assert not refused.retry
 
 
 @pytest.mark.parametrize(

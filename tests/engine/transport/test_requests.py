@@ -14,12 +14,12 @@ from engine.errors import (
     BrimError,
     Cancelled,
     DeadlineExceeded,
+    DeadlineTooShort,
     ExecutionFailed,
     InvalidRequest,
     NonFiniteOutput,
     NotReady,
     QueueFull,
-    Shed,
 )
 from engine.models.model import Model, ModelState
 from engine.models.processor import Prepared
@@ -295,7 +295,7 @@ def test_the_engines_refusal_is_the_outcome(make_rig: MakeRig) -> None:
         others = [rig.submit(2.0), rig.submit(3.0), rig.submit(4.0)]
     error = error_of(others.pop())
     assert type(error) is QueueFull
-    assert str(error) == "1 rows do not fit: 2 wait already"
+    assert str(error) == "1 rows do not fit now: 2 wait already"
     rig.release()
     for result in (first, *others):
         result.result()
@@ -329,9 +329,32 @@ def test_a_full_queue_is_known_from_the_page(make_rig: MakeRig) -> None:
 
 
 def test_a_deadline_that_no_bucket_can_meet_is_refused_here(rig: Rig) -> None:
-    with pytest.raises(Shed, match=r"an answer within .* cannot be promised"):
+    with pytest.raises(DeadlineTooShort, match=r"an answer within .* s is impossible: an idle"):
         rig.submit(1.0, timeout_s=1e-9)
-    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.shed == 1)
+    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.refused == 1)
+
+
+@pytest.mark.parametrize(
+    ("order", "parcels"),
+    [pytest.param(26, 0, id="in-the-slab"), pytest.param(16, 1, id="in-memory-of-its-own")],
+)
+def test_a_request_of_more_rows_than_the_queue_is_answered_beside_others(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, order: int, parcels: int
+) -> None:
+    monkeypatch.setattr(links.Link.__init__, "__defaults__", (8, order))
+    rig = make_rig(puppet_config(max_queue_rows=4, max_request_rows=5000))
+    values = [float(value) for value in range(5000)]
+    rig.hold()
+    large = rig.submit(*values)
+    assert large.place is not None
+    assert (large.place.block is None) == parcels
+    rig.until(lambda: rig.client.status().models[0].load.queued_rows > 4)
+    small = rig.submit(-1.0)
+    rig.release()
+    np.testing.assert_array_equal(small.result()["y"], expected_rows(-1.0))
+    np.testing.assert_array_equal(large.result()["y"], expected_rows(*values))
+    for result in (small, large):
+        result.release()
 
 
 def test_without_room_in_the_slab_a_request_is_refused(

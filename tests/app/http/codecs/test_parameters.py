@@ -271,7 +271,8 @@ def test_too_many_rows_are_refused_before_any_value_is_read(tensors: list[dict[s
     header = request_of(*tensors)
     with pytest.raises(oip.InvalidRequest) as refused:
         oip.decode(header, len(header), [X, TensorSpec("z", "FP32", (2,))], [Y], max_rows=3)
-    assert str(refused.value) == f"{tensors[-1]['name']}: 4 rows never fit, expected 1 to 3"
+    expected = "4 rows in one request, expected 1 to 3 (max_request_rows); send several requests"
+    assert str(refused.value) == f"{tensors[-1]['name']}: {expected}"
 
 
 @pytest.mark.parametrize("given_", [["a"] * 4, [[1]] * 4], ids=["texts", "tokens"])
@@ -280,7 +281,7 @@ def test_too_many_embeddings_are_refused_before_any_text_is_read(given_: list[An
         raise AssertionError("read")
 
     asked = openai.EmbeddingsRequest(given_, "m")
-    with pytest.raises(oip.InvalidRequest, match="input: 4 rows never fit, expected 1 to 3"):
+    with pytest.raises(oip.InvalidRequest, match="input: 4 rows in one request, expected 1 to 3"):
         openai.sentences(asked, unread, 3)
 
 

@@ -86,7 +86,7 @@ def test_a_header_of_the_answer_itself_is_not_sent_twice(serve: Serve) -> None:
 
 
 def test_vary_of_the_answer_and_of_a_hook_is_combined(serve: Serve) -> None:
-    served = serve(puppet_config(rows=(4096,), max_queue_rows=4096))
+    served = serve(puppet_config(rows=(4096,), max_request_rows=4096))
     served.app.after_request(lambda response: response.vary.add("Origin") or response)
     said = served.infer(*range(4096), headers={"Accept-Encoding": "gzip"})
     assert said.headers.getlist("Vary") == ["Accept-Encoding, Origin"]

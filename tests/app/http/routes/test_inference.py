@@ -161,7 +161,7 @@ def test_outputs_come_in_the_order_and_the_form_that_they_were_asked_for(serve: 
 def test_a_large_answer_is_compressed_and_its_header_length_is_that_of_what_is_inside(
     serve: Serve,
 ) -> None:
-    served = serve(puppet_config(rows=(4096,), max_queue_rows=4096))
+    served = serve(puppet_config(rows=(4096,), max_request_rows=4096))
     raw = rows(*range(4096))["x"].tobytes()
     parameters = {"binary_data_output": True}
     header = json.dumps(
@@ -260,11 +260,11 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once_and_says_when_to_come_
     computing = served.infer_later(1.0)
     served.wait_on_device()
     # 2 s until the device is free, 2 s for its own batch
-    refused = served.infer(2.0, headers={"X-Request-Timeout-Ms": "1500"})
+    refused = served.infer(2.0, headers={"X-Request-Timeout-Ms": "3000"})
     assert refused.status_code == 503
-    assert refused.headers["Retry-After"] == "3"
+    assert refused.headers["Retry-After"] == "1"
     assert error_of(refused) == (
-        "an answer within 1.5 s cannot be promised: it may take 4 s, 0 rows are waiting"
+        "an answer within 3 s cannot be promised: it may take 4 s, 0 rows are waiting"
     )
     counts = served.engine.endpoint("puppet").snapshot().activity.counts
     assert (counts.refused, counts.shed, counts.expired) == (1, 1, 0)
@@ -426,15 +426,50 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(serve: Serve) -> None:
     served.hold()
     first = served.infer_later(1.0)
     served.wait_on_device()
-    waiting = submit(served.engine, "puppet", rows(2.0, 3.0))
+    waiting = [submit(served.engine, "puppet", rows(value)) for value in (2.0, 3.0, 4.0)]
     response = served.infer(4.0, 5.0)
     assert response.status_code == 429
-    assert error_of(response) == "2 rows do not fit: 2 wait already"
+    assert error_of(response) == "2 rows do not fit now: 3 wait already"
     assert int(response.headers["Retry-After"]) >= 1
     assert isinstance(served.observer.named("refused")[0][2], QueueFull)
     served.release()
     assert first.result(PATIENCE_S).status_code == 200
-    assert waiting.result()["y"].tolist() == [[5.0, -3.0], [7.0, -5.0]]
+    for pending, value in zip(waiting, (2.0, 3.0, 4.0), strict=True):
+        assert pending.result()["y"].ravel().tolist() == answer(value)
+
+
+def test_a_request_of_more_rows_than_the_queue_is_answered(serve: Serve) -> None:
+    served = serve(puppet_config(max_queue_rows=4))
+    response = served.infer(*range(2048))
+    assert response.status_code == 200
+    assert response.get_json()["outputs"][0]["data"] == answer(*range(2048))
+
+
+def test_more_rows_than_a_request_may_have_are_413_for_good(serve: Serve) -> None:
+    response = serve(puppet_config(max_request_rows=4)).infer(*range(5))
+    assert response.status_code == 413
+    assert "Retry-After" not in response.headers
+    assert error_of(response) == (
+        "x: 5 rows in one request, expected 1 to 4 (max_request_rows); send several requests"
+    )
+
+
+def test_a_deadline_that_no_device_could_meet_is_422_for_good(
+    serve: Serve, clock: FakeClock
+) -> None:
+    def slow(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        clock.advance(2.0)
+        return {"y": inputs["x"] * 2 + 1}
+
+    served = serve(puppet_config(rows=(1,)), clock=clock, compiler=PuppetCompiler(slow))
+    refused = served.infer(1.0, 2.0, headers={"X-Request-Timeout-Ms": "3000"})
+    assert refused.status_code == 422
+    assert "Retry-After" not in refused.headers
+    assert error_of(refused) == (
+        "an answer within 3 s is impossible: an idle device needs 4 s for 2 rows; "
+        "send fewer rows in a request, or allow more time"
+    )
+    assert served.sample("brim_refused_total", model="puppet", error="DeadlineTooShort") == 1
 
 
 def test_an_answer_that_comes_too_late_is_504(serve: Serve) -> None:
