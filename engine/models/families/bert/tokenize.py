@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -10,6 +11,13 @@ from engine.errors import InvalidRequest
 from engine.models.families.bert.vocabulary import Vocabulary
 from engine.models.processor import Parameter, Prepared
 from engine.models.tensors import Arrays
+
+CHARACTERS_PER_TOKEN: Final = 256
+LEAST_CHARACTERS: Final = 65536
+"""A text is looked through until its tokens are known, but no further than so many characters for
+each token of the limit, or the least."""
+
+AT_ONCE_CHARACTERS: Final = 262144
 
 
 class Tokenize:
@@ -25,11 +33,15 @@ class Tokenize:
         )
         self._limit = limit
         self._prompt = prompt
+        self._pieces = vocabulary.pieces
+        self._room = max(1, limit - vocabulary.special_tokens)
+        self._most = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * limit)
 
     def __call__(self, inputs: Arrays) -> Prepared:
-        """Raises `InvalidRequest` for a row that is not UTF-8."""
-        texts = [self._prompt + _utf8(row, text) for row, text in enumerate(inputs["text"])]
-        encoded = self._tokenizer.encode_batch_fast(texts)
+        """Raises `InvalidRequest` for a row that is not UTF-8, or too long to be looked through."""
+        texts = [self._enough(row, text) for row, text in enumerate(inputs["text"])]
+        batches = map(self._tokenizer.encode_batch_fast, _groups(texts))
+        encoded = [encoding for batch in batches for encoding in batch]
         # a row may have no tokens, but a tensor of no columns has no place in a bucket
         longest = max(1, *(len(e) for e in encoded)) if encoded else 1
         ids = np.zeros((len(encoded), longest), np.int32)
@@ -43,6 +55,23 @@ class Tokenize:
             {"ids": ids, "mask": mask}, parameters if cut else {}, tokens=int(mask.sum())
         )
 
+    def _enough(self, row: int, text: bytes) -> str:
+        """As much of a row as its tokens are made of. Tokenizing all of it and cutting afterwards
+        would take 1.1 s of CPU and 100 to 300 MB for each megabyte.
+        """
+        whole = self._prompt + _utf8(row, text)
+        if self._pieces is None:
+            piece = whole if len(whole) <= self._most else None
+        else:
+            piece = self._pieces.enough(whole, self._room, self._most)
+        if piece is None:
+            problem = (
+                f"row {row} has {len(whole)} characters, and {self._most} are not enough to know "
+                f"the {self._limit} tokens that this model reads of it; expected a shorter text"
+            )
+            raise InvalidRequest("text", problem)
+        return piece
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids. Raises `InvalidRequest` for an id that does not exist."""
         size = self._tokenizer.get_vocab_size()
@@ -51,6 +80,20 @@ class Tokenize:
                 problem = f"token {token} does not exist, expected 0 to {size - 1}"
                 raise InvalidRequest("input", problem)
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in order, some at a time: the tokenizer needs 160 bytes for each character."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > AT_ONCE_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 def _utf8(row: int, text: bytes) -> str:

@@ -7,11 +7,12 @@ What two versions of the library would read differently is refused.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer, Lowercase, Sequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -38,10 +39,15 @@ AS_IT_STANDS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer without limit or padding, and the end at which a text that is too long is cut."""
+    """A tokenizer without limit or padding.
+
+    cut_left  a text that is too long loses its beginning
+    pieces    finds how much of a text is enough; None where that cannot be known
+    """
 
     tokenizer: Tokenizer
     cut_left: bool
+    pieces: Pieces | None = None
 
     @property
     def special_tokens(self) -> int:
@@ -72,19 +78,102 @@ def build(directory: Directory) -> Vocabulary:
     if _side(directory.tokenizer, content, "padding") == "left":
         expected = "'right': with padding in front, a row would depend on the others,"
         raise refused(CONFIG, "padding_side", "left", expected)
-    made = Vocabulary(tokenizer, _side(directory.tokenizer, content, "truncation") == "left")
+    left = _side(directory.tokenizer, content, "truncation") == "left"
+    made = Vocabulary(tokenizer, left, None if left else pieces_of(tokenizer))
     if made.special_tokens >= directory.max_length:
         least = f"a limit of more than {made.special_tokens} tokens, as the special ones are many"
         raise ConfigError("path", directory.max_length, least)
     return made
 
 
-def _parts(normalizer: Any) -> list[Any]:
-    if normalizer is None:
+def _parts(part: Any) -> list[Any]:
+    """The members of a sequence of normalizers or pre-tokenizers, in order."""
+    if part is None:
         return []
-    if not isinstance(normalizer, Sequence):
-        return [normalizer]
-    return [normalizer[i] for i in range(len(normalizer))]
+    if not isinstance(part, Sequence | pre_tokenizers.Sequence):
+        return [part]
+    members: list[Any] = []
+    while True:
+        try:
+            members += _parts(part[len(members)])
+        except IndexError:
+            return members
+
+
+LOCAL_NORMALIZERS: Final = (
+    *(BertNormalizer, Lowercase, normalizers.StripAccents, normalizers.Precompiled),
+    *(normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD),
+)
+"""Normalizers that change a character by itself, or with the marks that follow it."""
+
+SPLITTERS: Final = (
+    *(BertPreTokenizer, pre_tokenizers.Whitespace),
+    *(pre_tokenizers.WhitespaceSplit, pre_tokenizers.Punctuation),
+)
+"""Pre-tokenizers that divide a text from left to right into words; white space is between them."""
+
+
+def pieces_of(tokenizer: Tokenizer) -> Pieces | None:
+    """What can prove that a piece of a text is enough, or None.
+
+    A word's tokens depend on the word alone, and the words of a piece are those of the text, except
+    the last few: the piece may end inside a word, or inside an added token, which has as many words
+    as characters at most.
+    """
+    splits = _parts(tokenizer.pre_tokenizer)
+    spaced = splits[:1] and isinstance(splits[0], SPLITTERS[:3])
+    added = list(tokenizer.get_added_tokens_decoder().values())
+    if (
+        not all(isinstance(one, LOCAL_NORMALIZERS) for one in _parts(tokenizer.normalizer))
+        or not all(isinstance(one, (*SPLITTERS, pre_tokenizers.Metaspace)) for one in splits)
+        or not splits
+        # it takes white space in front of it away, however much that is
+        or (not spaced and any(token.lstrip for token in added))
+    ):
+        return None
+    normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    lengths = [len(form) for one in added for form in (one.content, normalize(one.content))]
+    words = Tokenizer(tokenizer.model)  # the vocabulary is shared
+    words.normalizer, words.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    words.add_tokens(added)
+    return Pieces(words, max(lengths, default=0) + 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Finds how much of a text gives the same first tokens as all of it.
+
+    words   the tokenizer, without special tokens around a text
+    margin  that many words at the end of a piece may be others in the text
+    """
+
+    words: Tokenizer
+    margin: int
+
+    def enough(self, text: str, tokens: int, most: int) -> str | None:
+        """A beginning of the text that has more than `tokens` tokens, the first of which are those
+        of the text; or the text itself. None if `most` characters are not enough.
+        """
+        size = PER_TOKEN * tokens
+        while (size := min(size, most)) < len(text):
+            if self._certain(text[:size]) > tokens:
+                return text[:size]
+            if size == most:
+                return None
+            size *= 4
+        return text
+
+    def _certain(self, piece: str) -> int:
+        """How many of the piece's tokens any text that begins with it has."""
+        numbers = self.words.encode(piece, add_special_tokens=False).word_ids
+        last = numbers[-1] if numbers else None
+        if last is None:
+            return 0
+        return bisect_left(numbers, last - self.margin + 1, key=lambda number: number or 0)
+
+
+PER_TOKEN: Final = 8
+"""Characters of the first piece for each token; an English token has 4 to 5."""
 
 
 def _side(config: Mapping[str, Any], content: Mapping[str, Any], what: str) -> str:

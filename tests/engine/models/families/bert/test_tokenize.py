@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from engine.errors import ConfigError, InvalidRequest
+from engine.models.families.bert import tokenize as tokenize_module
 from engine.models.families.bert import vocabulary
 from engine.models.families.bert.directory import read_directory
 from engine.models.families.bert.tokenize import Tokenize
@@ -121,3 +123,162 @@ def test_a_token_that_does_not_exist_is_refused(tokenize: Tokenize, token: int) 
     with pytest.raises(InvalidRequest) as refused:
         tokenize.decode([FULL, token])
     assert str(refused.value) == f"input: token {token} does not exist, expected 0 to 10"
+
+
+# --- no more of a text than its tokens need ------------------------------------------------------
+
+VOCABULARY = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "ab", "##a", "##b", "##ab", ".", "-", "水"),
+    *("é", "e", "##é", "x", "##x", "full", "brim", "▁", "▁a", "▁b", "▁ab", "▁x"),
+)
+ADDED = (
+    AddedToken("[SEP]", special=True),
+    AddedToken("a b", normalized=False),
+    AddedToken("ab-é", normalized=True),
+    AddedToken("xx", single_word=True),
+)
+GREEDY = AddedToken("<m>", lstrip=True, rstrip=True)
+SCORES = [(piece, -1.0 - n % 5) for n, piece in enumerate(VOCABULARY)]
+
+
+def made(model: Any, normalizer: Any, splitter: Any, *added: AddedToken) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+def word_piece(limit: int = 100) -> models.WordPiece:
+    ids = {token: number for number, token in enumerate(VOCABULARY)}
+    return models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=limit)
+
+
+SPACED = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+TOKENIZERS = {
+    "bert": made(
+        word_piece(), normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), *ADDED
+    ),
+    "cased": made(
+        word_piece(7),
+        normalizers.BertNormalizer(lowercase=False),
+        pre_tokenizers.BertPreTokenizer(),
+        *ADDED,
+        GREEDY,
+    ),
+    "lowered": made(
+        word_piece(),
+        normalizers.Sequence([normalizers.NFKD(), normalizers.Lowercase()]),
+        pre_tokenizers.Whitespace(),
+        *ADDED,
+        GREEDY,
+    ),
+    "pieces": made(
+        models.Unigram(SCORES, 1), normalizers.NFKC(), pre_tokenizers.Metaspace(), *ADDED
+    ),
+    "spaced": made(models.Unigram(SCORES, 1), normalizers.NFC(), SPACED, *ADDED, GREEDY),
+}
+FRAGMENTS = (
+    *("a", "b", "ab", "A", "x", "xx", "-", ".", " ", "  ", "\n", "\u3000", "水", "é", "e\u0301"),
+    *("\u0301\u0323", "[SEP]", "[SE", "P]", "a b", "ab-é", "ab-e\u0301", "ab-", "<m>", "<m", "\0"),
+    *("ﬁ", "ᄀ", "ᅡ", "\u0600", "İ", "ß", "x" * 9, " " * 20, "[UNK]", "\ufffd", "한"),
+)
+
+
+def built_of(fragments: list[str]) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(fragments), min_size=8, max_size=100).map("".join)
+
+
+# of few fragments: a word that goes on, and marks or added tokens at the end of a piece, are common
+LONG_TEXTS = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5).flatmap(built_of)
+
+
+@given(name=st.sampled_from(sorted(TOKENIZERS)), text=LONG_TEXTS, tokens=st.integers(1, 12))
+@settings(max_examples=600)
+def test_a_piece_of_a_text_has_its_first_tokens_and_more(name: str, text: str, tokens: int) -> None:
+    tokenizer = TOKENIZERS[name]
+    pieces = vocabulary.pieces_of(tokenizer)
+    assert pieces is not None
+    piece = pieces.enough(text, tokens, 10_000)
+    assert piece is not None
+    assert text.startswith(piece)
+    ids, whole = (tokenizer.encode(each).ids for each in (piece, text))
+    assert ids[:tokens] == whole[:tokens]
+    if piece != text:
+        assert len(ids) > tokens < len(whole)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "splitter", "added"),
+    [
+        pytest.param(None, None, (), id="no-words"),
+        pytest.param(normalizers.Replace("a", "b"), SPACED, (), id="a-pattern"),
+        pytest.param(normalizers.Strip(), SPACED, (), id="the-end-matters"),
+        pytest.param(None, pre_tokenizers.ByteLevel(), (), id="a-pattern-that-looks-ahead"),
+        pytest.param(None, pre_tokenizers.Metaspace(), (GREEDY,), id="spaces-taken-away-later"),
+    ],
+)
+def test_where_a_piece_proves_nothing_none_is_taken(
+    normalizer: Any, splitter: Any, added: tuple[AddedToken, ...]
+) -> None:
+    assert vocabulary.pieces_of(made(word_piece(), normalizer, splitter, *added)) is None
+
+
+def test_of_sixteen_megabytes_a_few_hundred_characters_are_tokenized(
+    tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Counting:
+        def encode_batch_fast(self, batch: list[str]) -> list[Any]:
+            seen.extend(map(len, batch))
+            return whole.encode_batch_fast(batch)
+
+    whole = tokenize._tokenizer
+    monkeypatch.setattr(tokenize, "_tokenizer", Counting())
+    prepared = tokenize(texts(b"full to the brim " * 1_000_000, b"full"))
+    assert prepared.inputs["ids"][0].tolist() == [CLS, FULL, TO, THE, BRIM, SEP]
+    assert prepared.parameters["truncated_rows"] == "0"
+    assert seen == [128, 4]
+
+
+def test_many_texts_are_tokenized_some_at_a_time(
+    tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenize_module, "AT_ONCE_CHARACTERS", 10)
+    rows = [b"full", b"to", b"full to the", b"brim", b"", b"a is"]
+    ids = tokenize(texts(*rows)).inputs["ids"].tolist()
+    alone = [tokenize(texts(row)).inputs["ids"][0].tolist() for row in rows]
+    assert [row[: len(one)] for row, one in zip(ids, alone, strict=True)] == alone
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"x" * 1_000_000, id="one-word"),
+        pytest.param(b" " * 1_000_000 + b"full", id="only-space"),
+        pytest.param("\u0301".encode() * 500_000, id="only-marks"),
+    ],
+)
+def test_a_text_whose_tokens_stay_unknown_is_refused_with_its_row_and_the_limit(
+    tokenize: Tokenize, text: bytes
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"row 1 has \d+ characters, and 65536 are not enough"):
+        tokenize(texts(b"full", text))
+
+
+def test_a_long_word_within_the_limit_is_one_unknown_token(tokenize: Tokenize) -> None:
+    text = b"x" * 30_000 + b" full" * 1_000_000
+    assert tokenize(texts(text)).inputs["ids"][0].tolist() == [CLS, UNK, FULL, FULL, FULL, SEP]
+
+
+def test_a_text_that_is_cut_at_its_beginning_is_read_whole_up_to_a_limit(
+    tiny_bert: Any, tmp_path: Path
+) -> None:
+    root = tiny_bert.write(tmp_path / "model")
+    (root / "tokenizer_config.json").write_text('{"truncation_side": "left"}')
+    built = vocabulary.build(read_directory(tiny_bert.served(root)))
+    left = Tokenize(built, LIMIT)
+    text = b"full " * 10_000 + b"to the brim"
+    assert left(texts(text)).inputs["ids"].tolist() == [[CLS, FULL, TO, THE, BRIM, SEP]]
+    with pytest.raises(InvalidRequest, match="row 0 has 100011 characters, and 65536"):
+        left(texts(b"full " * 20_000 + b"to the brim"))
