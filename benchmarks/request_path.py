@@ -29,6 +29,7 @@ from gunicorn.config import Config
 
 from app import settings
 from app.hosting.process import build
+from app.worker.suspension import Place
 from app.worker.worker import BrimWorker
 from benchmarks.null.floor import app as floor
 
@@ -51,9 +52,9 @@ REQUEST: Final = (
 class Bare:
     """A WSGI app that answers 200 to every request."""
 
-    def inline(self, _environ: Any) -> bool:
-        """Called by Brim's worker: whether the request may run on the event loop's thread."""
-        return True
+    def place(self, _environ: Any) -> Place:
+        """Called by Brim's worker: every request runs on the event loop's thread."""
+        return Place("bare", inline=True)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """Read the body and answer."""

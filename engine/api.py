@@ -28,6 +28,7 @@ from engine.errors import ExecutionFailed as ExecutionFailed
 from engine.errors import InvalidRequest as InvalidRequest
 from engine.errors import ModelFailed as ModelFailed
 from engine.errors import NonFiniteOutput as NonFiniteOutput
+from engine.errors import NoThread as NoThread
 from engine.errors import NotReady as NotReady
 from engine.errors import QueueFull as QueueFull
 from engine.errors import Refused as Refused
@@ -169,11 +170,13 @@ class Endpoint(Protocol):
         inputs: Arrays,
         timeout_s: float | None = None,
         priority: int = 0,
+        arrived_at: float | None = None,
     ) -> Request:
         """Preprocess and validate client tensors, rows first, in the calling thread.
 
         `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
-        the default. Raises `InvalidRequest`, `ExecutionFailed`, or a refusal.
+        the default. `arrived_at` is when the request was read; without it, it arrives now. Raises
+        `DeadlineExceeded`, `InvalidRequest`, `ExecutionFailed`, or a refusal.
         """
 
     def submit(self, request: Request) -> PendingResult:

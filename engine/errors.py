@@ -15,7 +15,8 @@
     ├── Refused              retry   refused before any work
     │   ├── NotReady         retry   still loading, compiling or warming up
     │   ├── QueueFull        retry   the places of the queue are taken, `max_queue_rows`
-    │   ├── TooManyWaiting   retry   the HTTP process has no thread for one more request
+    │   ├── TooManyWaiting   retry   this process has as many requests as it may have
+    │   ├── NoThread         retry   no thread for its hooks: all hang, or the system starts none
     │   ├── Shed             retry   the deadline cannot be met behind the queue
     │   ├── ShuttingDown     retry   the process is draining; another replica can answer
     │   └── EngineLost       retry   the engine's process has ended; it is started again
@@ -117,7 +118,11 @@ class QueueFull(Refused):
 
 
 class TooManyWaiting(Refused):
-    """The HTTP process has as many requests in flight as its limit allows."""
+    """The process has as many requests in flight, or before a model's hooks, as it may have."""
+
+
+class NoThread(Refused):
+    """No thread for it: all are in hooks that have passed their deadlines, or none can start."""
 
 
 class Shed(Refused):

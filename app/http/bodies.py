@@ -12,7 +12,6 @@ from werkzeug.http import parse_accept_header
 
 from app.http.errors import LengthRequired, Unsupported
 from app.http.hooks import BrimRequest, Identified
-from app.http.responses.deferred import SUSPENDED
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services, services
 from app.worker.states import LimitExceeded, no_room
@@ -62,7 +61,7 @@ def read_plain(request: Identified, services: Services, length: int) -> bytes:
 
 
 def _reserve_received(request: Identified, services: Services, size: int) -> None:
-    if SUSPENDED not in request.environ:  # Brim's worker has counted what it received
+    if request.exchange is None:  # Brim's worker has counted what it received
         _reserve(request, services, size)
 
 

@@ -49,6 +49,7 @@ STATUS: Final[Mapping[type[errors.BrimError], int]] = {
     errors.TooManyWaiting: 429,
     errors.Cancelled: 499,  # for the log and the metrics: the client is gone
     errors.ExecutionFailed: 500,
+    errors.NoThread: 503,
     errors.NotReady: 503,
     errors.Shed: 503,
     errors.ShuttingDown: 503,

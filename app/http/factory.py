@@ -14,20 +14,21 @@ from werkzeug.routing import MapAdapter
 
 from app.http import errors, hooks
 from app.http.dispatch.direct import DirectInference
-from app.http.dispatch.inline import InlinePolicy
+from app.http.dispatch.lane_refusals import LaneRefusals
+from app.http.dispatch.places import Places
 from app.http.dispatch.refusals import refuse
 from app.http.dispatch.routing import RememberingMap
 from app.http.responses.prepared import PreparedResponse, StartResponse
 from app.http.routes import docs, health, inference, models, openai
-from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Services
+from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Lanes, Services
 from app.settings import Settings
+from app.worker.calls.pool import Pool
 from app.worker.states import ByteBudget
 from engine.api import EngineClient
 
 
 class BrimApp(Flask):
-    """Flask with attributes for Brim's own worker, which others ignore: `inline`, `tick`, `watch`,
-    `refuse`.
+    """Flask with attributes for Brim's own worker, which others ignore.
 
     The overridden methods do what Flask's do, at less cost per request.
     """
@@ -35,7 +36,12 @@ class BrimApp(Flask):
     url_map_class = RememberingMap
     request_class = hooks.BrimRequest
     url_map: RememberingMap
-    inline: InlinePolicy
+    place: Places
+    refuse_call: LaneRefusals
+    attach: Callable[[Pool], object]
+    """Called once with the worker's threads."""
+    beat: Callable[[], object]
+    """Called every second."""
     tick: Callable[[], AbstractContextManager[None]]
     """Makes the context manager around requests that run one after the other."""
     watch: Callable[[], tuple[int, Callable[[int], object]] | None]
@@ -115,16 +121,19 @@ def create_app(
 ) -> BrimApp:
     """Return the Flask app that serves `engine`."""
     app = BrimApp("brim", static_folder=None)
-    app.inline = InlinePolicy(engine)
+    app.place = Places(engine)
+    app.refuse_call = LaneRefusals(app.url_map, engine, metrics)
     app.tick = engine.coalesce
     app.watch = engine.watch
     app.refuse = partial(refuse, metrics)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
+    lanes = Lanes()
+    app.attach, app.beat = lanes.attach, lambda: metrics.note_lanes(lanes.load())
     app.budget = ByteBudget(settings.limits.max_bytes_in_flight)
     services = app.extensions["brim"] = Services(
-        engine, limiter, disconnects, settings.limits, app.budget, metrics.limited
+        engine, limiter, disconnects, settings.limits, app.budget, metrics.limited, lanes
     )
     errors.register(app)
     hooks.register(app, metrics)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import random
 import re
 import time
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, cast
 
 from flask import Flask, Request, Response
 from flask import request as proxy
 
 from app.http.responses.deferred import Deferred, PendingAnswer
+from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
+from app.worker.calls.lane import LaneLoad
+from app.worker.suspension import EXCHANGE, Exchange
 from engine.api import EngineClient
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Identified:
-    """A request with an id, its arrival on `time.perf_counter`, and its pending answer. `reserved`
-    are its bytes of the budget.
+    """A request with an id, its arrival, its pending answer, and what Brim's worker knows of it.
+    `reserved` are its bytes of the budget.
 
     The id is the client's if that is printable and short, otherwise 32 random hexadecimal digits.
     """
@@ -29,13 +32,19 @@ class Identified:
 
     def identify(self, environ: dict[str, Any]) -> None:
         """Set the attributes."""
-        self.begun_at = time.perf_counter()
+        self.exchange: Exchange | None = environ.get(EXCHANGE)
+        self.begun_at = time.monotonic() if self.exchange is None else self.exchange.read_at
         self.pending: PendingAnswer | None = None
         self.reserved = 0
         self.request_id: str = environ.get("HTTP_X_REQUEST_ID", "")
         if not _REQUEST_ID.fullmatch(self.request_id):
             # an id is no secret, and the system's generator costs a system call
             self.request_id = f"{random.getrandbits(128):032x}"
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the worker has answered it, because its deadline has passed."""
+        return self.exchange is not None and self.exchange.given_up
 
     def give_up(self) -> None:
         """The pending answer will not be sent: cancel it."""
@@ -61,8 +70,11 @@ class HttpMetrics(Protocol):
     def tracks(self, request: Request) -> bool:
         """Whether `request` is counted."""
 
+    def note_lanes(self, lanes: Mapping[str, LaneLoad]) -> None:
+        """Show what this process's threads do at this moment."""
+
     def note(self, method: str, rule: str, begun_at: float, status: int) -> None:
-        """Count an answered request that arrived at `begun_at`, on `time.perf_counter`."""
+        """Count an answered request that was read at `begun_at`, on `time.monotonic`."""
 
     def limited(self, limit: str) -> None:
         """Count what went beyond the limit of this name."""
@@ -89,11 +101,15 @@ def note(
     rule: str,
 ) -> None:
     """Count the request when its answer is known."""
-    count = partial(metrics.note, method, rule, request.begun_at)
+
+    def count(answer: Response | PreparedResponse) -> None:
+        if not request.given_up:  # otherwise it has another answer
+            metrics.note(method, rule, request.begun_at, answer.status_code)
+
     if isinstance(response, Deferred | PendingAnswer):
-        response.then(lambda answer: count(answer.status_code))
+        response.then(count)
     else:
-        count(response.status_code)
+        count(response)
 
 
 def register(app: Flask, metrics: HttpMetrics) -> None:

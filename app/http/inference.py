@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from app.http import errors
 from app.http.hooks import Identified
@@ -17,6 +17,7 @@ from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services
 from engine.api import (
     Arrays,
+    DeadlineExceeded,
     InvalidRequest,
     ModelInterface,
     PendingResult,
@@ -79,12 +80,10 @@ class InferenceContext:
         `encode` is called after Flask's request has ended. The timeout is the shorter one of
         `timeout_s`, which comes from the body, and the header's. A disconnect cancels the request.
         """
-        disconnects, endpoint = self._disconnects, self.endpoint
+        disconnects = self._disconnects
         request, environ = self.request, self.request.environ
         client: socket.socket | None = environ.get("gunicorn.socket")
-        header: str | None = environ.get(_TIMEOUT_KEY)
-        prepared = endpoint.prepare(self.interface, inputs, _shorter(header, timeout_s), priority)
-        pending = endpoint.submit(prepared)
+        pending = self._submit(inputs, timeout_s, priority)
 
         def finish() -> PreparedResponse:
             try:
@@ -108,16 +107,35 @@ class InferenceContext:
         request.pending = answer
         return answer
 
+    def _submit(self, inputs: Arrays, timeout_s: float | None, priority: int) -> PendingResult:
+        endpoint, request = self.endpoint, self.request
+        header_s = timeout_of(request.environ)
+        if header_s is not None:
+            timeout_s = header_s if timeout_s is None else min(header_s, timeout_s)
+        exchange, arrived_at = request.exchange, None
+        if exchange is not None:
+            arrived_at, longest_s = exchange.read_at, endpoint.config.timeout_s
+            exchange.limit(
+                arrived_at + min(longest_s, longest_s if timeout_s is None else timeout_s)
+            )
+        try:
+            prepared = endpoint.prepare(self.interface, inputs, timeout_s, priority, arrived_at)
+        except DeadlineExceeded as error:
+            if not request.given_up:  # the worker has counted it otherwise
+                endpoint.count_refusal(error)
+            raise
+        return endpoint.submit(prepared)
 
-def _shorter(header: str | None, timeout_s: float | None) -> float | None:
-    """Return the shorter timeout of header and body, in seconds. Raises `InvalidRequest`."""
+
+def timeout_of(environ: Mapping[str, Any]) -> float | None:
+    """Return the timeout in the header, in seconds, if there is one. Raises `InvalidRequest`."""
+    header: str | None = environ.get(_TIMEOUT_KEY)
     if header is None:
-        return timeout_s
+        return None
     if not _NUMBER.fullmatch(header) or not 0 < float(header) < math.inf:
         problem = f"got {header[:40]!r}, expected milliseconds, more than 0"
         raise InvalidRequest(TIMEOUT_HEADER, problem)
-    seconds = float(header) / 1e3
-    return seconds if timeout_s is None else min(seconds, timeout_s)
+    return float(header) / 1e3
 
 
 def _inline(interface: ModelInterface, pending: PendingResult) -> bool:

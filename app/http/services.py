@@ -7,7 +7,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +16,8 @@ from typing import Final, TypeAlias, cast
 from flask import current_app
 
 from app.settings import Limits
+from app.worker.calls.lane import LaneLoad
+from app.worker.calls.pool import Pool
 from app.worker.states import ByteBudget
 from engine.api import EngineClient, TooManyWaiting
 
@@ -40,11 +42,34 @@ class Services:
     budget: ByteBudget
     limited: Callable[[str], object]
     """Counts a request that went beyond a limit, by the limit's name."""
+    lanes: Lanes
 
 
 def services() -> Services:
     """Return the services of the app that handles this request."""
     return cast("Services", current_app.extensions["brim"])
+
+
+class Lanes:
+    """The threads of Brim's worker, for health and metrics. Under other workers there are none."""
+
+    def __init__(self) -> None:
+        self._pool: Pool | None = None
+
+    def attach(self, pool: Pool) -> None:
+        """These are the threads of this process."""
+        self._pool = pool
+
+    def load(self) -> Mapping[str, LaneLoad]:
+        """What each lane does at this moment, by the name of the model whose hooks run there."""
+        return {} if self._pool is None else self._pool.load()
+
+    def stuck(self, name: str) -> int:
+        """How many hooks of a model have passed their deadlines and hold all threads that it may
+        have; 0 while there is a thread that can serve it.
+        """
+        load = self.load().get(name)
+        return load.stuck if load is not None and load.blocked else 0
 
 
 class ConcurrencyLimiter:

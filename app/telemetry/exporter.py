@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPMethod
 from typing import Any, Final
 
 from flask import Flask, Request
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
@@ -20,6 +20,7 @@ from typing_extensions import override
 from app.http.errors import INTERNAL
 from app.http.responses.operation import Operation
 from app.telemetry import prometheus
+from app.worker.calls.lane import LaneLoad
 from engine.api import EngineClient
 
 LIMITS: Final = (
@@ -36,6 +37,13 @@ LIMITS: Final = (
 """The settings that can end a request. Each has a series from the start: a rate needs a first 0."""
 
 METHODS: Final = frozenset(HTTPMethod)
+
+LANES: Final = {
+    "waiting": "Calls that wait for a thread of an HTTP process, by the model of the hooks",
+    "busy": "Threads of the HTTP processes in a call",
+    "stuck": "Threads in a call whose request's deadline has passed",
+}
+"""The gauges of an HTTP process's threads, by the fields of `LaneLoad`."""
 
 EXPOSITION: Final = Operation(answer=str, media=("text/plain", "application/openmetrics-text"))
 """Prometheus's two formats; the scraper's Accept header selects one."""
@@ -80,7 +88,7 @@ class HttpExporter(PrometheusMetrics):
         self._children: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
         self._duration = Histogram(
             "flask_http_request_duration_seconds",
-            "From the request's arrival in Flask to its answer",
+            "From the request, read whole, to its answer",
             ("method", "url_rule", "status"),
             registry=self.registry,
         )
@@ -91,6 +99,16 @@ class HttpExporter(PrometheusMetrics):
         text = "Requests that went beyond a limit, by its setting"
         limited = Counter("brim_http_limited", text, ("limit",), registry=self.registry)
         self._limited = {limit: limited.labels(limit) for limit in LIMITS}
+        self._lanes = {
+            field: Gauge(
+                f"brim_lane_{field}",
+                text,
+                ("lane",),
+                registry=self.registry,
+                multiprocess_mode="sum",
+            )
+            for field, text in LANES.items()
+        }
 
     @override
     def generate_metrics(
@@ -114,15 +132,21 @@ class HttpExporter(PrometheusMetrics):
         marks = vars(request)
         return "prom_do_not_track" not in marks and "prom_exclude_all" not in marks
 
+    def note_lanes(self, lanes: Mapping[str, LaneLoad]) -> None:
+        """Show what this process's threads do at this moment."""
+        for lane, load in lanes.items():
+            for field, gauge in self._lanes.items():
+                gauge.labels(lane).set(getattr(load, field))
+
     def note(self, method: str, rule: str, begun_at: float, status: int) -> None:
-        """Count an answered request that arrived at `begun_at`, on `time.perf_counter`."""
+        """Count an answered request that was read at `begun_at`, on `time.monotonic`."""
         key = method if method in METHODS else "other", rule, status
         if key not in self._children:
             labels = key[0], rule, str(status)
             total = self._total.labels(key[0], str(status))
             self._children[key] = self._duration.labels(*labels), total
         duration, total = self._children[key]
-        duration.observe(time.perf_counter() - begun_at)
+        duration.observe(time.monotonic() - begun_at)
         total.inc()
 
     def limited(self, limit: str) -> None:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.message import Request
 
-from app.worker.loop import Loop
-from app.worker.pool import Pool
-from app.worker.protocol.cycle import Host as CycleHost
+from app.worker.calls.refusal import Reason, Refusal
+from app.worker.calls.work import Work
+from app.worker.host import Host
 from app.worker.protocol.cycle import RequestResponseCycle
-from app.worker.protocol.head_cache import Head, HeadCache
+from app.worker.protocol.head_cache import Head
 from app.worker.protocol.request_reader import READ_SIZE, RequestReader
 from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
@@ -31,27 +31,6 @@ READS_IN_A_ROW: Final = 16
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Host(CycleHost, Protocol):
-    """What the worker offers to its connections."""
-
-    loop: Loop
-    pool: Pool
-    head_cache: HeadCache
-    longest_body: int
-    keepalive_s: float
-    inline: Callable[[Mapping[str, Any]], bool]
-    suspended: dict[Pending, Callable[[], object]]
-
-    def count_request(self) -> bool:
-        """Count one more request. Returns whether to close its connection after it."""
-
-    def results_ready(self, results: Sequence[Pending]) -> None:
-        """The callback of pending results; see `suspended`."""
-
-    def closed(self, connection: Connection) -> None:
-        """The connection has closed."""
-
-
 class Connection:
     """A state machine. All its methods run on the loop's thread."""
 
@@ -59,11 +38,11 @@ class Connection:
         "_cycle",
         "_head",
         "_host",
-        "_inline",
         "_reader",
         "_reading",
         "_server",
         "_transport",
+        "_work",
         "_write_buffer",
         "scheduled_at",
         "state",
@@ -79,7 +58,7 @@ class Connection:
         self._write_buffer = WriteBuffer(sock)
         self._head: Head | None = None
         self._cycle: RequestResponseCycle | None = None
-        self._inline = False
+        self._work = Work(host.loop, host.pool)
         self._reading = False
         self.scheduled_at = self.wakes_at = math.inf
         self.state = State.HANDSHAKE if self._transport.tls else State.HEAD
@@ -104,10 +83,12 @@ class Connection:
                 self._shake_hands()
 
     def on_alarm(self) -> None:
-        """Close a connection that took too long, or let its pending result expire."""
+        """Close a connection that took too long, or answer a request at its deadline."""
         if self.state is State.SUSPENDED:
             self._pending.expire()
-        elif self.state is not State.RUNNING:
+        elif self.state is State.RUNNING:
+            self._expire()
+        else:
             self.close()
 
     def drain(self, linger_s: float) -> None:
@@ -128,7 +109,7 @@ class Connection:
         self._reader.buffer.clear()
         cycle, self._cycle = self._cycle, None
         if cycle is not None and has_begun and not cycle.done:
-            self._run(cycle.abandon, lambda: None)
+            self._work.run(cycle, cycle.abandon, lambda: None)
         self._host.closed(self)
 
     def _alarm_in(self, seconds: float) -> None:
@@ -231,32 +212,52 @@ class Connection:
         whole = self._reader.take_body(cycle.request)
         close = self._host.count_request() or not whole
         try:
-            cycle.prepare(head, self._server, close=close)
+            cycle.prepare(head, self._server, self._host.loop.polled_at, close=close)
         except BaseException as error:
             self._refuse(cycle.request, error)
             return
-        self._inline = self._host.inline(cycle.environ)
-        self._run(cycle.call, self._called)
+        self._work.begin(cycle.exchange, self._host.place(cycle.environ), self._set_deadline)
+        self._run(cycle, cycle.call, self._called, first=False)
 
     def _enter_running(self) -> None:
         """Clear the alarm: the application may take any time."""
         self.state = State.RUNNING
         self.wakes_at = math.inf
 
-    def _run(self, step: Callable[[], object], then: Callable[[], object]) -> None:
-        """Run a step of the cycle, here or in the pool, then call `then` on this thread."""
-        if self._inline:
-            step()
-            then()
-            return
+    def _run(
+        self,
+        cycle: RequestResponseCycle,
+        step: Callable[[], object],
+        then: Callable[[], object],
+        *,
+        first: bool = True,
+    ) -> None:
+        """Make a step of the cycle, here or in its lane, then call `then` on this thread."""
+        refusal = self._work.run(cycle, step, then, first=first)
+        if refusal is not None:
+            self._answer(cycle, refusal)
+        elif not self._work.inline and self._work.deadline < math.inf:
+            self._host.loop.alarm(self, self._work.deadline)
 
-        def run() -> None:
-            try:
-                step()
-            finally:
-                self._host.loop.call_soon((then,))
+    def _set_deadline(self) -> None:
+        """The application has found an earlier deadline in the request that it runs."""
+        cycle = self._cycle
+        if self.state is State.RUNNING and cycle is not None and not cycle.begun:
+            self._host.loop.alarm(self, min(self.wakes_at, cycle.exchange.deadline))
 
-        self._host.pool.submit(run)
+    def _expire(self) -> None:
+        """The deadline has passed while the application, or a model's hook, still runs."""
+        cycle = self._cycle
+        if cycle is not None and self._work.give_up():
+            self._answer(cycle, Refusal(Reason.EXPIRED, 0.0, self._work.lane, 0))
+
+    def _answer(self, cycle: RequestResponseCycle, refusal: Refusal) -> None:
+        """Send a refusal, in place of what the application would have answered."""
+        self._enter_running()
+        self._cycle = cycle = cycle.successor()
+        self._work.inline = True
+        cycle.call(self._host.refusal(refusal))
+        self._produce()
 
     def _called(self) -> None:
         cycle = self._cycle
@@ -266,7 +267,7 @@ class Connection:
         if suspended is None:
             self._produce()
             return
-        self._inline = cycle.inline
+        self._work.inline = cycle.inline
         if suspended.pending.ready:
             self._produce()
         else:
@@ -310,7 +311,7 @@ class Connection:
 
     def _produce(self) -> None:
         if self._cycle is not None:
-            self._run(self._cycle.produce, self._produced)
+            self._run(self._cycle, self._cycle.produce, self._produced)
 
     def _produced(self) -> None:
         if self._cycle is None or self._cycle.lost:

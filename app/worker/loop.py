@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import select
 import threading
@@ -36,25 +37,62 @@ class Sleeper(Protocol):
         """Called at `wakes_at`."""
 
 
+class Alarms:
+    """When to wake which sleeper. Most alarms are moved and never go off, so one that is moved to a
+    later moment keeps its place in the heap.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Sleeper]] = []
+        self._order = itertools.count()
+
+    def set(self, sleeper: Sleeper, wakes_at: float) -> None:
+        """Move the alarm of `sleeper`."""
+        sleeper.wakes_at = wakes_at
+        if wakes_at < sleeper.scheduled_at:
+            sleeper.scheduled_at = wakes_at
+            heapq.heappush(self._heap, (wakes_at, next(self._order), sleeper))
+
+    @property
+    def next_at(self) -> float:
+        """When to look at them next; infinity without any."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def ring(self, now: float) -> None:
+        """Wake every sleeper whose moment has come."""
+        while self._heap and self._heap[0][0] <= now:
+            scheduled_at, _, sleeper = heapq.heappop(self._heap)
+            if scheduled_at != sleeper.scheduled_at:
+                continue  # the alarm was moved to an earlier moment after this
+            sleeper.scheduled_at = math.inf
+            if sleeper.wakes_at <= now:
+                sleeper.wakes_at = math.inf
+                sleeper.on_alarm()
+            else:
+                self.set(sleeper, sleeper.wakes_at)
+
+
 class Loop:
     """Handles events, calls and alarms, one `run_once` after the other.
 
-    `_closing` guards `_closed` and the writing to `_wakeup`, an eventfd.
+    `polled_at`: when the events of this tick were found; what they tell had happened by then.
+
+    `_closing` guards `_wakeup`, an eventfd, which is -1 when it is closed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.tick: Tick = nullcontext
+        self.polled_at = clock()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], object]] = {}
-        self._alarms: list[tuple[float, int, Sleeper]] = []
-        self._order = itertools.count()
+        self._alarms = Alarms()
+        self.alarm = self._alarms.set
         self._calls: deque[Call] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._woken = False
         self._thread = 0
         self._closing = threading.Lock()
-        self._closed = False
         self.watch(self._wakeup, select.EPOLLIN, self._on_wakeup)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], object]) -> None:
@@ -74,49 +112,28 @@ class Loop:
         if not self._woken and threading.get_ident() != self._thread:
             self._woken = True
             with self._closing:  # after `close`, the descriptor may be another file's
-                if not self._closed:
+                if self._wakeup >= 0:
                     os.eventfd_write(self._wakeup, 1)
 
     def _on_wakeup(self, _events: int) -> None:
         os.eventfd_read(self._wakeup)
         self._woken = False
 
-    def alarm(self, sleeper: Sleeper, wakes_at: float) -> None:
-        """Move the alarm of `sleeper`. Most alarms are moved and never go off, so one that is moved
-        to a later moment keeps its place in the heap.
-        """
-        sleeper.wakes_at = wakes_at
-        if wakes_at < sleeper.scheduled_at:
-            sleeper.scheduled_at = wakes_at
-            heapq.heappush(self._alarms, (wakes_at, next(self._order), sleeper))
-
-    def _run_alarms(self) -> None:
-        now = self.clock()
-        while self._alarms and self._alarms[0][0] <= now:
-            scheduled_at, _, sleeper = heapq.heappop(self._alarms)
-            if scheduled_at != sleeper.scheduled_at:
-                continue  # the alarm was moved to an earlier moment after this
-            sleeper.scheduled_at = float("inf")
-            if sleeper.wakes_at <= now:
-                sleeper.wakes_at = float("inf")
-                sleeper.on_alarm()
-            else:
-                self.alarm(sleeper, sleeper.wakes_at)
-
     def run_once(self, longest_s: float) -> None:
         """Wait for an event, call or alarm, at most `longest_s` seconds, and handle what came."""
         self._thread = threading.get_ident()
         if self._calls:
             longest_s = 0.0
-        elif self._alarms:
-            longest_s = min(longest_s, max(0.0, self._alarms[0][0] - self.clock()))
+        else:
+            longest_s = min(longest_s, max(0.0, self._alarms.next_at - self.clock()))
         polled = self._epoll.poll(longest_s, EVENTS_PER_TICK)
+        self.polled_at = self.clock()
         if polled:
             with self.tick():
                 self._handle(polled)
         for _ in range(len(self._calls)):
             self._calls.popleft()()
-        self._run_alarms()
+        self._alarms.ring(self.clock())
 
     def _handle(self, polled: list[tuple[int, int]]) -> None:
         for fd, events in polled:
@@ -128,6 +145,6 @@ class Loop:
     def close(self) -> None:
         """Close epoll and eventfd, not the sockets. `call_soon` has no effect any more."""
         with self._closing:
-            self._closed = True
             os.close(self._wakeup)
+            self._wakeup = -1
         self._epoll.close()

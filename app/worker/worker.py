@@ -22,12 +22,14 @@ from gunicorn import sock as gunicorn_sock
 from typing_extensions import override
 
 from app.worker.balance import Balance
+from app.worker.calls.pool import OWN, Pool
+from app.worker.calls.refusal import Refusal
 from app.worker.connection import Connection
 from app.worker.loop import Loop
-from app.worker.pool import Pool
+from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.refusals import RefusingWorker
-from app.worker.suspension import Pending
+from app.worker.suspension import Pending, Place
 
 LONGEST_BODY: Final = 16 * 1024 * 1024
 """Bytes of a body, where the application has no limit of its own."""
@@ -44,8 +46,23 @@ _TRANSIENT: Final = (errno.EAGAIN, errno.ECONNABORTED)
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def _never_inline(_environ: Mapping[str, Any]) -> bool:
-    return False
+EVERYWHERE: Final = Place("requests")
+"""Where requests run whose application does not say it."""
+
+
+def _place(_environ: Mapping[str, Any]) -> Place:
+    return EVERYWHERE
+
+
+def _refuse_call(
+    _environ: Mapping[str, Any], start_response: Callable[..., Any], refusal: Refusal
+) -> list[bytes]:
+    body = f"no room for this request: {refusal.reason.value}\n".encode()
+    retry_after = str(max(1, math.ceil(refusal.retry_after_s)))
+    start_response(
+        "503 Service Unavailable", [("Content-Type", "text/plain"), ("Retry-After", retry_after)]
+    )
+    return [body]
 
 
 class Listeners:
@@ -107,11 +124,12 @@ class Listeners:
 class BrimWorker(RefusingWorker):
     """Serves all connections from one thread; what may block runs in a pool of `threads`.
 
-    An application may have these attributes. `inline(environ)` returns whether the request may run
-    on that one thread. `tick()` returns a context manager, entered around the events of one poll.
-    `watch()` returns a file descriptor and what to call with its events, or None.
-    `refuse(environ, status, reason, error)` makes the answer to what is no request, or to an
-    application that failed; without it, it is gunicorn's.
+    An application may have these attributes. `place(environ)` returns where the request runs.
+    `refuse_call(environ, start_response, refusal)` answers one that has no room there, or whose
+    deadline has passed. `attach(pool)` is called once, `beat()` every second. `tick()` returns a
+    context manager, entered around the events of one poll. `watch()` returns a file descriptor and
+    what to call with its events, or None. `refuse(environ, status, reason, error)` makes the answer
+    to what is no request, or to an application that failed; without it, it is gunicorn's.
     Flask's `config["MAX_CONTENT_LENGTH"]` limits bodies: a longer one is not read, and the
     connection is closed after the answer.
     """
@@ -126,7 +144,7 @@ class BrimWorker(RefusingWorker):
         super().__init__(*args, **kwargs)
         self.connections: set[Connection] = set()
         self.suspended: dict[Pending, Callable[[], object]] = {}
-        self.inline: Callable[[Mapping[str, Any]], bool] = _never_inline
+        self.place: Callable[[Mapping[str, Any]], Place] = _place
         self.longest_body = LONGEST_BODY
         self._tls: ssl.SSLContext | None = None
         self._beat_at = 0.0
@@ -157,11 +175,14 @@ class BrimWorker(RefusingWorker):
 
     def read_options(self, app: Any) -> None:
         """Read the attributes of the application that are meant for the worker."""
-        self.inline = getattr(app, "inline", _never_inline)
+        self.place = getattr(app, "place", _place)
         self.loop.tick = getattr(app, "tick", nullcontext)
         watched = app.watch() if hasattr(app, "watch") else None
         if watched is not None:
             self.loop.watch(watched[0], select.EPOLLIN, watched[1])
+        if hasattr(app, "attach"):
+            app.attach(self.pool)
+            self.pool.prepare(OWN)
         config = getattr(app, "config", {})
         self.longest_body = config.get("MAX_CONTENT_LENGTH") or LONGEST_BODY
 
@@ -197,6 +218,8 @@ class BrimWorker(RefusingWorker):
             self._beat_at = now + HEARTBEAT_S
             self.listeners.exhausted = False
             self.notify()
+            if hasattr(self.wsgi, "beat"):
+                self.wsgi.beat()
         self.loop.run_once(HEARTBEAT_S)
 
     def _signalled(self, _events: int) -> None:
@@ -246,6 +269,10 @@ class BrimWorker(RefusingWorker):
         """Seconds for which a client may be idle between two requests."""
         keepalive: float = self.cfg.keepalive
         return keepalive if self.alive else min(keepalive, LINGER_S)
+
+    def refusal(self, refusal: Refusal) -> App:
+        """An application that answers a request with its refusal."""
+        return partial(getattr(self.wsgi, "refuse_call", _refuse_call), refusal=refusal)
 
     def count_request(self) -> bool:
         """Count one more request. Returns whether to close its connection after it."""

@@ -9,13 +9,15 @@ import numpy as np
 import orjson
 from flask import Flask, Response, request
 
+from app.worker.suspension import Place
+
 
 class Floor(Flask):
     """A Flask app whose requests may all run on the event loop's thread."""
 
-    def inline(self, _environ: Mapping[str, Any]) -> bool:
-        """Called by Brim's worker: whether the request may run on the event loop's thread."""
-        return True
+    def place(self, _environ: Mapping[str, Any]) -> Place:
+        """Called by Brim's worker: every request runs on the event loop's thread."""
+        return Place("bare", inline=True)
 
 
 app = Floor("floor", static_folder=None)

@@ -155,9 +155,10 @@ class Endpoint:
         inputs: Arrays,
         timeout_s: float | None = None,
         priority: int = 0,
+        arrived_at: float | None = None,
     ) -> Request:
         """Check and preprocess client tensors; see `RequestPreparer.prepare`."""
-        return self._preparer.prepare(interface, inputs, timeout_s, priority)
+        return self._preparer.prepare(interface, inputs, timeout_s, priority, arrived_at)
 
     def submit(self, request: Request) -> PendingResult:
         """Queue a prepared request, or raise its refusal."""

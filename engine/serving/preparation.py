@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from engine.errors import BrimError, InvalidRequest
+from engine.errors import BrimError, DeadlineExceeded, InvalidRequest
 from engine.models.config import ModelConfig
 from engine.models.processor import Prepared
 from engine.models.tensors import Arrays, Extent, validate
@@ -33,15 +33,21 @@ class RequestPreparer:
         self._count_refusal = count_refusal
 
     def prepare(
-        self, interface: ModelInterface, inputs: Arrays, timeout_s: float | None, priority: int
+        self,
+        interface: ModelInterface,
+        inputs: Arrays,
+        timeout_s: float | None,
+        priority: int,
+        arrived_at: float | None = None,
     ) -> Request:
-        """Client tensors, rows first, become a request.
+        """Client tensors, rows first, become a request, which arrived at `arrived_at` or now.
 
         `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
         the default, which is 5. Raises `InvalidRequest`, `ExecutionFailed` for an error in the
-        model's `preprocess`, or the refusal of a request that has one and cannot be answered.
+        model's `preprocess`, the refusal of a request that has one and cannot be answered, or
+        `DeadlineExceeded` where the `preprocess` has taken all its time.
         """
-        arrived_at = self._clock()
+        arrived_at = self._clock() if arrived_at is None else arrived_at
         if not 0 <= priority <= LOWEST_PRIORITY:
             problem = f"got {priority}, expected 1 (highest) to {LOWEST_PRIORITY}, or 0"
             raise InvalidRequest("parameters.priority", problem)
@@ -80,4 +86,8 @@ class RequestPreparer:
         if refusal is not None:
             self._count_refusal(refusal, rows)
             raise refusal
-        return interface.processor.prepare(inputs)
+        prepared = interface.processor.prepare(inputs)
+        if self._clock() >= deadline:
+            allowed = deadline - now
+            raise DeadlineExceeded(f"no answer within {allowed:.3g} s: preprocess took longer")
+        return prepared

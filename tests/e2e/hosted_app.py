@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from app.worker.suspension import Place
+
 control_socket_disable = True
 worker_class = os.environ.get("WORKER", "app.worker.worker.BrimWorker")
 threads = 4
@@ -49,8 +51,8 @@ class Hosted:
 
     config: Mapping[str, int] = {"MAX_CONTENT_LENGTH": 100_000}
 
-    def inline(self, environ: Mapping[str, Any]) -> bool:
-        return environ["PATH_INFO"].startswith(("/inline", "/hang"))
+    def place(self, environ: Mapping[str, Any]) -> Place:
+        return Place("hosted", inline=environ["PATH_INFO"].startswith(("/inline", "/hang")))
 
     def __call__(  # noqa: C901, PLR0911
         self, environ: dict[str, Any], start_response: Callable[..., Any]

@@ -308,7 +308,7 @@ def test_the_application_sees_the_same_environ_as_under_gthread(
     def environ(one: Server) -> str:
         headers = {"X-Twice": "1", "User-Agent": "test", "Content-Type": "text/x"}
         said = requests.post(f"{one.url}/environ?a=%20b", data=b"12", headers=headers, timeout=10)
-        same = said.text.replace("'brim.deferred', ", "").replace(str(one.port), "PORT")
+        same = said.text.replace("'brim.exchange', ", "").replace(str(one.port), "PORT")
         return same.partition("REMOTE_PORT")[2][-2000:]
 
     assert (

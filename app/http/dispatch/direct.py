@@ -42,7 +42,7 @@ SIGNALS: Final = (
 class DirectRequest(Identified):
     """A request that Flask does not see."""
 
-    __slots__ = ("begun_at", "environ", "pending", "request_id", "reserved")
+    __slots__ = ("begun_at", "environ", "exchange", "pending", "request_id", "reserved")
 
     def __init__(self, environ: Environ) -> None:
         self.environ = environ

@@ -11,7 +11,6 @@ headers that they set are added to it, and code that needs the answer itself reg
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from flask import Response
 from typing_extensions import override
@@ -19,10 +18,8 @@ from werkzeug.datastructures import Headers
 
 from app.http.responses.operation import BINARY
 from app.http.responses.prepared import Environ, PreparedResponse, StartResponse
+from app.worker.suspension import EXCHANGE, Exchange
 from engine.api import PendingResult
-
-SUSPENDED: Final = "brim.deferred"
-"""Key in the WSGI environ of the list where Brim's worker looks for the answer of a request."""
 
 
 class PendingAnswer:
@@ -84,7 +81,9 @@ class PendingAnswer:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> PendingAnswer:
         """WSGI: `start_response` is called by the iteration."""
-        environ.setdefault(SUSPENDED, []).append(self)
+        exchange: Exchange | None = environ.get(EXCHANGE)
+        if exchange is not None:
+            exchange.answers.append(self)
         self.start_response = start_response
         return self
 
@@ -107,6 +106,7 @@ class PendingAnswer:
         # these may lead back here, and would leave a cycle for the garbage collector
         self.start_response = self._on_close = None
         self._finish = _closed
+        self._then.clear()
 
 
 def _closed() -> PreparedResponse:

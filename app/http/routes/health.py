@@ -12,7 +12,7 @@ from flask import Blueprint
 from app.http.codecs.messages import Answer, Readiness
 from app.http.responses.operation import UNKNOWN, answers
 from app.http.services import services
-from engine.api import ModelState, ModelStatus
+from engine.api import EngineStatus, ModelState, ModelStatus
 
 blueprint = Blueprint("health", __name__)
 
@@ -67,14 +67,22 @@ def alive() -> Alive:
 @answers(ServerProgress)
 def ready() -> ServerProgress:
     """Readiness: 200 if every required model is ready, else 503, with the state of each model."""
-    status = services().engine.status()
-    models = {model.name: _progress(model) for model in status.models}
-    return ServerProgress(ready=status.ready, models=models)
+    status, lanes = services().engine.status(), services().lanes
+    models = {model.name: _progress(model, lanes.stuck(model.name)) for model in status.models}
+    return ServerProgress(ready=_ready(status), models=models)
 
 
-def _progress(stats: ModelStatus) -> ModelProgress:
+def _ready(status: EngineStatus) -> bool:
+    """Whether traffic may come to this process."""
+    lanes = services().lanes
+    return status.ready and not any(m.required and lanes.stuck(m.name) for m in status.models)
+
+
+def _progress(stats: ModelStatus, stuck: int) -> ModelProgress:
     progress, reason = stats.progress, stats.reason
     expected = progress.expected_s
+    if stuck:
+        reason = f"{stuck} calls of its hooks have passed their deadlines and hold all threads"
     if stats.load.stalled_s:
         reason = f"a batch has been on the device for {stats.load.stalled_s:.0f} s"
     return ModelProgress(
@@ -99,7 +107,7 @@ def v2_live() -> Live:
 @answers(Readiness)
 def v2_ready() -> Readiness:
     """Readiness as /readyz, in the protocol's form."""
-    return Readiness(ready=services().engine.ready)
+    return Readiness(ready=_ready(services().engine.status()))
 
 
 @blueprint.get("/v2/models/<name>/ready")
@@ -108,4 +116,5 @@ def v2_ready() -> Readiness:
 def v2_model_ready(name: str, version: str | None = None) -> ModelReady:
     """Whether this model is ready."""
     status = services().engine.endpoint(name, version).status()
-    return ModelReady(name=name, ready=status.serving)
+    ready = status.serving and not services().lanes.stuck(name)
+    return ModelReady(name=name, ready=ready)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from gunicorn.http.message import Request
 
 from app.worker.protocol.head_cache import Head
+from app.worker.protocol.response import WorkerResponse
 from app.worker.protocol.write_buffer import WriteBuffer
-from app.worker.suspension import SUSPENDED, SuspendedAnswer
+from app.worker.suspension import EXCHANGE, Exchange, SuspendedAnswer
+
+App: TypeAlias = Callable[..., Iterable[bytes]]
+"""A WSGI application."""
 
 _DRAIN: int = 64 * 1024
 """Bytes of an unread body per read."""
@@ -22,7 +27,7 @@ class Host(Protocol):
 
     cfg: Any
     log: Any
-    wsgi: Callable[..., Iterable[bytes]]
+    wsgi: App
     quitting: bool
     """A signal has ended this process: its SystemExit may come out of any code."""
 
@@ -35,11 +40,11 @@ class Host(Protocol):
 class RequestResponseCycle:
     """`prepare`, `call`, and `produce` until it is `done`; or `abandon`. On one thread at a time.
 
-    `keep`: the connection may serve another request. `lost`: the client is gone.
+    `keep`: the connection may serve another request. `lost`: the client is gone. When a call in a
+    lane is given up, its thread has this object, and `successor` answers.
     """
 
     __slots__ = (
-        "_answers",
         "_host",
         "_iterator",
         "_parts",
@@ -48,6 +53,7 @@ class RequestResponseCycle:
         "_write_buffer",
         "done",
         "environ",
+        "exchange",
         "keep",
         "lost",
         "request",
@@ -59,15 +65,17 @@ class RequestResponseCycle:
         self._parts: Iterable[bytes] = ()
         self._iterator: Iterator[bytes] | None = None
         self._response: Any = None
-        self._answers: list[SuspendedAnswer] = []
+        self.exchange = Exchange(math.inf)
         self.request = request
         self.environ: dict[str, Any] = {}
         self.done = False
         self.keep = False
         self.lost = False
 
-    def prepare(self, head: Head, server: Any, *, close: bool) -> None:
-        """Make the environ; `close`: the connection ends with this answer. May raise."""
+    def prepare(self, head: Head, server: Any, read_at: float, *, close: bool) -> None:
+        """Make the environ. The request was read at `read_at`; `close`: the connection ends with
+        this answer. May raise.
+        """
         host = self._host
         try:
             host.cfg.pre_request(host, self.request)
@@ -78,21 +86,39 @@ class RequestResponseCycle:
         except BaseException:
             self._call_hook()
             raise
-        self.environ[SUSPENDED] = self._answers
+        self.exchange.read_at = read_at
+        self.environ[EXCHANGE] = self.exchange
         if close:
             self._response.force_close()
 
-    def call(self) -> None:
-        """Call the application."""
+    def successor(self) -> RequestResponseCycle:
+        """For another answer to this request, of which nothing was sent and nothing will be."""
+        other = RequestResponseCycle(self._host, self.request, self._write_buffer)
+        other._started = self._started
+        other._response = WorkerResponse(self.request, self._write_buffer, self._host.cfg)
+        other._response.must_close = self._response.must_close
+        other.exchange.read_at = self.exchange.read_at
+        other.exchange.deadline = self.exchange.deadline
+        other.environ = {**self.environ, EXCHANGE: other.exchange}
+        return other
+
+    def call(self, app: App | None = None) -> None:
+        """Call the application, or another one."""
         try:
-            self._parts = self._host.wsgi(self.environ, self._response.start_response)
+            self._parts = (app or self._host.wsgi)(self.environ, self._response.start_response)
         except BaseException as error:
             self._fail(error)
 
     @property
+    def begun(self) -> bool:
+        """Whether some of the answer was sent."""
+        return bool(self._response.headers_sent)
+
+    @property
     def suspended(self) -> SuspendedAnswer | None:
         """The answer that needs a pending result, if the application has returned one."""
-        return None if self.done or not self._answers else self._answers[-1]
+        answers = self.exchange.answers
+        return None if self.done or not answers else answers[-1]
 
     @property
     def inline(self) -> bool:
@@ -106,7 +132,8 @@ class RequestResponseCycle:
         """Make and send the answer, until it is complete or the client reads slowly."""
         if not self.done:
             self._make()
-        self._flush()
+        if self.exchange.may_answer():
+            self._flush()
 
     def _make(self) -> None:
         try:
@@ -117,7 +144,10 @@ class RequestResponseCycle:
                 and self._parts is answer
                 and answer.start_response == self._response.start_response
             ):
-                self._response.write_prepared(answer.prepare())
+                prepared = answer.prepare()
+                if not self.exchange.may_answer():
+                    return
+                self._response.write_prepared(prepared)
             elif not self._write_parts():
                 return
             self._response.close()
@@ -131,6 +161,8 @@ class RequestResponseCycle:
         if self._iterator is None:
             self._iterator = iter(self._parts)
         for part in self._iterator:
+            if not self.exchange.may_answer():
+                return False
             self._response.write(part)
             self._flush()
             if self.lost or self._write_buffer.full:
@@ -156,8 +188,8 @@ class RequestResponseCycle:
         application ends its request, and not the process.
         """
         self.keep = False
-        begun = self._response.headers_sent
-        if begun:
+        begun = self.begun
+        if begun or not self.exchange.may_answer():
             self._host.log.exception("Error handling request")
         else:
             address = self.request.peer_addr
@@ -171,19 +203,21 @@ class RequestResponseCycle:
         """Write the access log, unless it was `logged` already, and close the answer."""
         self.done = True
         host, response = self._host, self._response
+        ours = not self.exchange.given_up  # otherwise the successor tells of this request
         try:
-            if response.status is not None and not logged:
+            if response.status is not None and not logged and ours:
                 spent = datetime.now() - self._started
                 host.log.access(response, self.request, self.environ, spent)
             # a middleware may have dropped a suspended answer, or have failed around it
-            for part in (self._parts, *self._answers):
+            for part in (self._parts, *self.exchange.answers):
                 close = getattr(part, "close", None)
                 if close is not None:
                     close()
         except BaseException:
             self.keep = False
             host.log.exception("Error handling request")
-        self._call_hook()
+        if ours:
+            self._call_hook()
 
     def _call_hook(self) -> None:
         try:

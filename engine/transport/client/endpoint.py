@@ -101,9 +101,10 @@ class RemoteEndpoint:
         inputs: Arrays,
         timeout_s: float | None = None,
         priority: int = 0,
+        arrived_at: float | None = None,
     ) -> Request:
         """Preprocess and validate client tensors; see `RequestPreparer.prepare`."""
-        return self._preparer.prepare(interface, inputs, timeout_s, priority)
+        return self._preparer.prepare(interface, inputs, timeout_s, priority, arrived_at)
 
     def submit(self, request: Request) -> RemoteResult:
         """Hand a prepared request over. Raises `QueueFull`, `Shed`, `DeadlineTooShort`,

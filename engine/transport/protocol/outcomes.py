@@ -22,6 +22,7 @@ ERRORS: Final[tuple[type[BrimError], ...]] = (
     errors.ModelFailed,
     errors.DeadlineExceeded,
     errors.Cancelled,
+    errors.NoThread,
 )
 """Both processes have this table. A subclass of a model's own becomes its nearest base here."""
 

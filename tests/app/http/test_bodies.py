@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from app.http.bodies import MIN_COMPRESSED
 from app.http.hooks import BrimRequest
 from app.settings import Limits
 from app.worker.states import ByteBudget, LimitExceeded
+from app.worker.suspension import EXCHANGE, Exchange
 from tests.app.conftest import Serve, Served, error_of
 from tests.app.conftest import body as infer_body
 
@@ -474,6 +476,6 @@ def test_a_compressed_body_needs_room_for_what_comes_out_of_it(serve: Serve) -> 
 def test_brims_worker_has_counted_the_body_already(serve: Serve) -> None:
     served = serve(limits=Limits(max_bytes_in_flight=BUDGET))
     served.services.budget.add(BUDGET)
-    counted = {"brim.deferred": []}
+    counted = {EXCHANGE: Exchange(time.monotonic())}
     said = served.client.post(INFER, data=b" ", environ_overrides=counted)
     assert said.status_code == 400

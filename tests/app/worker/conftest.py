@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from app.worker.calls.job import Job
+from app.worker.calls.lane import Lane
+
 
 class FakePending:
     """A pending result that a test sets; `outcome` is a value or a reason."""
@@ -41,6 +44,38 @@ class FakePending:
     def expire(self) -> None:
         """The deadline has passed."""
         self.set("expired")
+
+
+class LaneByHand(Lane):
+    """A lane whose threads are the test: it does what they would do, when it wants.
+
+    `started` counts threads; with `exhausted` the system starts no more.
+    """
+
+    def __init__(self, clock: Callable[[], float], threads: int = 4) -> None:
+        super().__init__("by hand", threads, clock)
+        self.started = 0
+        self.exhausted = False
+
+    def _start(self) -> None:
+        if self.exhausted:
+            raise RuntimeError("can't start new thread")
+        self.started += 1
+
+    @property
+    def calls(self) -> int:
+        """How many wait."""
+        return self.load().waiting
+
+    def take(self) -> Job:
+        """What a thread does first."""
+        job = self._take()
+        assert job is not None
+        return job
+
+    def make(self, job: Job | None = None) -> bool:
+        """What it does then. Returns whether it ends."""
+        return self._make(job or self.take())
 
 
 Pair = tuple[socket.socket, socket.socket]

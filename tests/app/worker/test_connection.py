@@ -20,15 +20,19 @@ from gunicorn.workers.base import Worker
 
 from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import PreparedResponse
+from app.worker.calls.job import Job
+from app.worker.calls.refusal import Refusal
 from app.worker.connection import Connection
 from app.worker.loop import Loop
+from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
+from app.worker.suspension import EXCHANGE, Place
 from app.worker.worker import BrimWorker
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
-from tests.app.worker.conftest import FakePending, Pair
+from tests.app.worker.conftest import FakePending, LaneByHand, Pair
 
 
 class Log:
@@ -43,14 +47,14 @@ class Log:
         self.accesses.append(f"{environ.get('PATH_INFO')} {response.status}")
 
 
-class ByHand:
-    """A pool whose calls are made when the test says so."""
+class Lanes:
+    """A pool of one lane."""
 
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], object]] = []
+    def __init__(self, lane: LaneByHand) -> None:
+        self.lane = lane
 
-    def submit(self, call: Callable[[], object]) -> None:
-        self.calls.append(call)
+    def submit(self, _lane: str, job: Job, *, first: bool = False) -> Refusal | None:
+        return self.lane.submit(job, first=first)
 
 
 def exits(_worker: Any, _request: Any) -> None:
@@ -93,7 +97,10 @@ class Host:
     refuse: Any = None
 
     def __init__(self, clock: FakeClock) -> None:
-        self.cfg, self.log, self.loop, self.pool = Config(), Log(), Loop(clock), ByHand()
+        self.cfg, self.log, self.loop = Config(), Log(), Loop(clock)
+        self.lane = LaneByHand(clock)
+        self.pool = Lanes(self.lane)
+        self.timeout_s = math.inf
         self.keepalive_s = 75.0
         self.hooked: list[str | None] = []
         self.left: list[int] = []
@@ -118,10 +125,26 @@ class Host:
         else:
             BrimWorker.handle_error(self, *said)  # type: ignore[arg-type]
 
-    def inline(self, environ: Any) -> bool:
-        return str(environ["PATH_INFO"]).startswith("/inline")
+    def place(self, environ: Any) -> Place:
+        inline = str(environ["PATH_INFO"]).startswith("/inline")
+        return Place("by hand", inline, self.timeout_s)
+
+    def refusal(self, refusal: Refusal) -> App:
+        def refuse(_environ: Any, start_response: Any) -> list[bytes]:
+            body = refusal.reason.name.encode()
+            start_response("503 Refused", [("Content-Length", str(len(body)))])
+            return [body]
+
+        return refuse
 
     def wsgi(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/limited":
+            exchange = environ[EXCHANGE]
+            exchange.limit(exchange.read_at + 1.0)
+            self.hang()
+        return self.answer(environ, start_response)
+
+    def answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path, body = environ["PATH_INFO"], b""
         with contextlib.suppress(Exception if path == "/inline/swallow" else ()):
             body = body if path == "/unread" else environ["wsgi.input"].read()
@@ -135,8 +158,8 @@ class Host:
             return Response("mine")(environ, start_response)
         if (odd := path if path in ODD else path.removeprefix("/inline")) in ODD:
             return ODD[odd](start_response)
-        if path == "/inline/later":
-            return self.later()(environ, start_response)
+        if path in ("/inline/later", "/later"):
+            return self.later(inline=path != "/later")(environ, start_response)
         if path == "/inline/wrapped":
             return (part.upper() for part in self.later()(environ, start_response))
         if path == "/inline/added":
@@ -149,7 +172,10 @@ class Host:
             raise ZeroDivisionError
         return Response(path.encode() + b" " + body)(environ, start_response)
 
-    def later(self) -> PendingAnswer:
+    def hang(self) -> None:
+        """A test replaces it."""
+
+    def later(self, *, inline: bool = True) -> PendingAnswer:
         pending = FakePending(self.clock() + 30)
         self.pending.append(pending)
 
@@ -159,7 +185,7 @@ class Host:
                 return PreparedResponse(text, "text/plain", "504 GATEWAY TIMEOUT")
             return PreparedResponse(text, "text/plain")
 
-        return PendingAnswer(pending, finish, lambda: self.left.append(1), inline=True)
+        return PendingAnswer(pending, finish, lambda: self.left.append(1), inline=inline)
 
     def count_request(self) -> bool:
         self.requests += 1
@@ -201,8 +227,8 @@ class Rig(SimpleNamespace):
 
     def run_pool(self) -> None:
         """What was submitted runs, and what comes of it."""
-        while self.host.pool.calls:
-            self.host.pool.calls.pop(0)()
+        while self.host.lane.calls:
+            self.host.lane.make()
             self.tick()
 
     @property
@@ -241,7 +267,7 @@ def request(path: str, body: bytes = b"", more: str = "") -> bytes:
 def test_an_inline_request_is_answered_where_it_is_read(rig: Rig) -> None:
     rig.send(request("/inline", b"body"))
     assert rig.received().endswith(b"/inline body")
-    assert rig.host.pool.calls == []
+    assert rig.host.lane.calls == 0
     assert rig.host.log.accesses == ["/inline 200 OK"]
     rig.send(request("/inline", b"again"))
     assert rig.received().endswith(b"/inline again")
@@ -251,8 +277,8 @@ def test_any_other_runs_in_the_pool_and_nothing_is_read_meanwhile(rig: Rig) -> N
     rig.send(request("/slow") + request("/inline"))
     assert rig.connection.state is State.RUNNING
     assert rig.host.requests == 1
-    while rig.host.pool.calls:
-        rig.host.pool.calls.pop(0)()
+    while rig.host.lane.calls:
+        rig.host.lane.make()
         rig.tick()
     said = rig.received()
     assert said.index(b"/slow ") < said.index(b"/inline ")
@@ -648,9 +674,9 @@ def test_what_is_left_of_a_body_is_skipped_where_the_request_ran(rig: Rig) -> No
     rig.send(head + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n")
     cycle = rig.connection._cycle
     assert cycle is not None
-    rig.host.pool.calls.pop(0)()
+    rig.host.lane.make()
     rig.tick()
-    rig.host.pool.calls.pop(0)()
+    rig.host.lane.make()
     assert cycle.request.body.reader.parser is None
     rig.tick()
     rig.send(request("/inline", b"next"))
@@ -690,9 +716,9 @@ def test_what_an_answer_closes_is_closed_in_the_pool_when_its_client_leaves(rig:
 
 def test_a_client_that_reads_while_the_pool_still_writes_gets_all_of_its_answer(rig: Rig) -> None:
     rig.send(request("/parts"))
-    rig.host.pool.calls.pop(0)()
+    rig.host.lane.make()
     rig.tick()
-    rig.host.pool.calls.pop(0)()  # the socket is full now
+    rig.host.lane.make()  # the socket is full now
     received = rig.received()  # and writable again, before the loop hears of the pool's call
     rig.tick()
     while not received.endswith(b"0\r\n\r\n"):
@@ -711,3 +737,130 @@ def test_head_has_no_body_where_the_answer_was_prepared(rig: Rig) -> None:
     said = rig.received()
     assert b"Content-Length: 10\r\n" in said
     assert said.endswith(b"\r\n\r\n")
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def timed(rig: Rig) -> Rig:
+    """Requests that run in the lane have a second."""
+    rig.host.timeout_s = 1.0
+    return rig
+
+
+def test_a_call_that_overruns_its_deadline_loses_its_request_on_time(timed: Rig) -> None:
+    timed.send(request("/slow", b"body"))
+    hangs = timed.host.lane.take()
+    timed.wait(0.999)
+    assert timed.received() == b"nothing yet"
+    timed.wait(0.001)
+    assert timed.received().endswith(b"EXPIRED")
+    assert timed.host.lane.load().stuck == 1
+    # the connection serves its client, whatever the call does
+    timed.send(request("/inline", b"next"))
+    assert timed.received().endswith(b"/inline next")
+    timed.host.lane.make(hangs)
+    timed.tick()
+    assert timed.received() == b"nothing yet"
+    assert timed.host.lane.load().stuck == 0
+
+
+def test_a_request_that_is_given_up_is_told_once_to_the_log_and_to_both_hooks(timed: Rig) -> None:
+    timed.send(request("/slow"))
+    hangs = timed.host.lane.take()
+    timed.wait(1.0)
+    timed.host.lane.make(hangs)
+    timed.tick()
+    assert timed.host.log.accesses == ["/slow 503 Refused"]
+    assert timed.host.hooked == ["/slow", "503 Refused"]
+
+
+def test_the_clock_starts_when_the_request_has_been_read(timed: Rig) -> None:
+    whole = request("/slow", b"body")
+    timed.send(whole[:-1])
+    timed.wait(5.0)
+    timed.send(whole[-1:])
+    timed.wait(0.5)
+    timed.host.lane.take()
+    assert timed.received() == b"nothing yet"
+    timed.wait(0.5)
+    assert timed.received().endswith(b"EXPIRED")
+
+
+def test_a_call_that_still_waits_at_its_deadline_is_answered_and_never_made(timed: Rig) -> None:
+    timed.send(request("/slow"))
+    timed.wait(1.0)
+    assert timed.received().endswith(b"EXPIRED")
+    timed.run_pool()
+    assert timed.host.lane.load() == (0, 0, 0, False)
+    assert timed.received() == b"nothing yet"
+
+
+def test_a_request_that_cannot_be_in_time_is_refused_and_its_connection_stays(timed: Rig) -> None:
+    for _ in range(4):
+        timed.host.lane.submit(Job(lambda: None))
+        timed.host.lane.take()
+    timed.wait(3.0)
+    timed.send(request("/slow", b"late") + request("/inline", b"next"))
+    said = timed.received()
+    assert said.index(b"LATE") < said.index(b"/inline next")
+    assert timed.host.log.accesses == ["/slow 503 Refused", "/inline 200 OK"]
+
+
+def test_a_deadline_in_the_body_counts_from_when_the_request_was_read(rig: Rig) -> None:
+    rig.send(request("/limited"))
+    rig.wait(0.5)
+    job = rig.host.lane.take()
+    said: list[bytes] = []
+
+    def hang() -> None:  # the application has read its deadline, and goes on
+        rig.tick()
+        rig.wait(0.5)
+        said.append(rig.received())
+
+    rig.host.hang = hang
+    rig.host.lane.make(job)
+    assert said[0].endswith(b"EXPIRED")
+
+
+def test_an_answer_that_has_begun_is_not_replaced(timed: Rig) -> None:
+    timed.send(request("/parts"))
+    timed.host.lane.make()
+    timed.tick()
+    timed.host.lane.make()
+    timed.tick()
+    timed.wait(5.0)
+    received = b""
+    while timed.connection.state is not State.HEAD:
+        received += timed.received()
+        timed.tick()
+        timed.run_pool()
+    received += timed.received()
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"EXPIRED" not in received
+    assert received.count(b"x") == 4_000_000
+
+
+def test_an_answer_whose_making_overruns_is_given_up_and_released(timed: Rig) -> None:
+    timed.send(request("/later"))
+    timed.host.lane.make()
+    timed.tick()
+    assert timed.connection.state is State.SUSPENDED
+    timed.host.pending[0].set([7])
+    timed.tick()
+    hangs = timed.host.lane.take()
+    timed.wait(1.0)
+    assert timed.received().endswith(b"EXPIRED")
+    timed.host.lane.make(hangs)
+    timed.tick()
+    assert timed.received() == b"nothing yet"
+    assert timed.host.left
+
+
+def test_where_no_thread_can_be_started_one_request_is_refused(rig: Rig) -> None:
+    rig.host.lane.exhausted = True
+    rig.send(request("/slow"))
+    assert rig.received().endswith(b"NO_THREAD")
+    rig.send(request("/inline"))
+    assert rig.received().startswith(b"HTTP/1.1 200")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 import pytest
 
 from app.worker.loop import Loop
-from app.worker.pool import Pool
 from app.worker.protocol.write_buffer import HIGH_WATER, WriteBuffer
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
@@ -216,47 +214,3 @@ def test_a_write_buffer_is_full_beyond_its_mark_only(pair: Pair) -> None:
 
 
 # --- threads --------------------------------------------------------------------------------------
-
-
-def test_a_pool_has_no_more_threads_than_it_may_and_survives_a_call_that_fails(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    pool, names, done = Pool(2), set(), threading.Semaphore(0)
-    gate = threading.Barrier(2, timeout=PATIENCE_S)
-
-    def call(fails: bool) -> None:
-        names.add(threading.current_thread())
-        gate.wait()
-        done.release()
-        if fails:
-            raise ZeroDivisionError
-
-    for number in range(6):
-        pool.submit(lambda number=number: call(number < 2))
-    for _ in range(6):
-        assert done.acquire(timeout=PATIENCE_S)
-    assert len(names) == 2
-    pool.close()
-    for thread in names:
-        thread.join(PATIENCE_S)
-    assert caplog.text.count("a call in the pool failed") == 2
-
-
-def test_a_call_that_ends_its_thread_does_not() -> None:
-    pool, done = Pool(1), threading.Event()
-    pool.submit(sys.exit)
-    pool.submit(done.set)
-    assert done.wait(PATIENCE_S)
-    pool.close()
-
-
-def test_an_idle_thread_is_used_again() -> None:
-    pool, names = Pool(8), []
-    for _ in range(5):
-        done = threading.Event()
-        pool.submit(lambda done=done: (names.append(threading.current_thread()), done.set()))
-        assert done.wait(PATIENCE_S)
-    pool.close()
-    assert len(names) == 5
-    for thread in names:
-        thread.join(PATIENCE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from typing import Any
 
@@ -13,7 +14,7 @@ from werkzeug.test import EnvironBuilder
 from app.http.hooks import this_request
 from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import PreparedResponse
-from app.worker.suspension import SUSPENDED
+from app.worker.suspension import EXCHANGE, Exchange
 from engine.testing import puppet_config
 from tests.app.conftest import PUPPET, Serve, Served, answer, body
 
@@ -25,9 +26,10 @@ def ask(served: Served, **headers: str) -> tuple[PendingAnswer, list[tuple[str, 
         "/v2/models/puppet/infer", method="POST", json=body(1.0), headers=headers
     )
     environ = builder.get_environ()
+    exchange = environ[EXCHANGE] = Exchange(time.monotonic())
     parts = served.app(environ, lambda *start: said.append(start))
     assert isinstance(parts, PendingAnswer)
-    assert environ[SUSPENDED] == [parts]
+    assert exchange.answers == [parts]
     return parts, said
 
 

@@ -1,0 +1,69 @@
+"""Answers requests that Brim's worker refuses, or whose deadline passes while a hook runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from app.http import errors, hooks
+from app.http.dispatch.direct import DirectRequest
+from app.http.dispatch.routing import RememberingMap
+from app.http.hooks import HttpMetrics
+from app.http.responses.prepared import Environ, StartResponse
+from app.worker.calls.refusal import Reason, Refusal
+from app.worker.suspension import EXCHANGE, Exchange
+from engine.api import (
+    BrimError,
+    DeadlineExceeded,
+    EngineClient,
+    NoThread,
+    Shed,
+    TooManyWaiting,
+    UnknownModel,
+)
+
+
+class LaneRefusals:
+    """Called by the worker in place of the app. Flask and users' hooks take no part: they may be
+    what hangs.
+    """
+
+    def __init__(self, routes: RememberingMap, engine: EngineClient, metrics: HttpMetrics) -> None:
+        self._routes = routes
+        self._engine = engine
+        self._metrics = metrics
+
+    def __call__(
+        self, environ: Environ, start_response: StartResponse, refusal: Refusal
+    ) -> Iterable[bytes]:
+        """WSGI, with the reason."""
+        request = DirectRequest(environ)
+        exchange: Exchange = environ[EXCHANGE]
+        error = error_of(refusal, exchange.deadline - exchange.read_at)
+        with suppress(UnknownModel):  # not every lane is that of a model
+            self._engine.endpoint(refusal.lane).count_refusal(error)
+        response = errors.error_response(error, environ["PATH_INFO"], request.request_id)
+        hooks.finish(request, response)
+        known = self._routes.recall(environ)
+        rule = None if known is None else known.rule.rule
+        hooks.note(self._metrics, request, response, environ["REQUEST_METHOD"], str(rule))
+        return response(environ, start_response)
+
+
+def error_of(refusal: Refusal, allowed_s: float) -> BrimError:
+    """The engine's error for the same reason, of a request with so much time for its answer."""
+    reason, retry_s, lane, waiting = refusal
+    behind = f"{waiting} requests wait for a thread of {lane!r}"
+    match reason:
+        case Reason.EXPIRED:
+            return DeadlineExceeded(f"no answer within {allowed_s:.3g} s")
+        case Reason.LATE:
+            text = f"an answer within {allowed_s:.3g} s cannot be promised: it may take"
+            return Shed(f"{text} {allowed_s + retry_s:.3g} s, {behind}", retry_s)
+        case Reason.FULL:
+            return TooManyWaiting(f"{behind} already", retry_s)
+        case Reason.STUCK:
+            hang = f"all threads of {lane!r} are in calls that have passed their deadlines"
+            return NoThread(hang, retry_s)
+        case Reason.NO_THREAD:
+            return NoThread(f"the system starts no thread for {lane!r}", retry_s)
