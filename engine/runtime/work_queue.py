@@ -217,8 +217,11 @@ class WorkQueue:
         self._completing = ()
 
     def correct(self) -> None:
-        """Correct the cost table. It may take 100 ms; the lock is not held."""
-        self._scheduler.costs.correct()
+        """Correct the cost table. It may take 100 ms, without the lock."""
+        costs = self._scheduler.costs
+        with self._group.lock:
+            samples = costs.samples()
+        costs.correct(samples)
 
     def drain(self) -> None:
         """Refuse new requests, and launch queued rows without delay. Returns at once."""

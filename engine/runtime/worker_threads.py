@@ -91,8 +91,16 @@ class WorkerThreads:
                 raise  # KeyboardInterrupt and SystemExit are for the calling thread
 
     def _correct(self) -> None:
+        """It only tunes: without corrections the costs of warm-up stay in force."""
+        failed = False
         while self._corrections.get():
-            self._work.correct()
+            try:
+                self._work.correct()
+                failed = False
+            except BaseException:
+                if not failed:  # it may fail four times a second
+                    log.exception("%s failed; it goes on", threading.current_thread().name)
+                failed = True
 
     def _on_batch_done(self, report: BatchReport) -> None:
         self._batch_done(report)

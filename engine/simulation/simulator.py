@@ -209,7 +209,7 @@ class Simulation:
         self._scheduler.complete(launch, self._now)
         if self._now >= self._correct_at:
             self._correct_at = self._now + CORRECT_EVERY_S
-            self._scheduler.costs.correct()
+            self._scheduler.costs.correct(self._scheduler.costs.samples())
         for row_slice in launch.slices:
             # a request is answered with its last row: batches complete in launch order
             if row_slice.start + row_slice.count == row_slice.request.rows:

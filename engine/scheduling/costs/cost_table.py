@@ -27,6 +27,9 @@ MIN_SAMPLES: Final = 5  # of one bucket: from so many on, its own median counts,
 STALE: Final = 1.2  # policies are solved again when a relative cost has changed by this factor
 CORRECT_EVERY_S: Final = 0.25  # seconds between two corrections
 SOLVE_EVERY: Final = 40  # least corrections between two solutions: one may take 100 ms of a core
+Sample = tuple[Bucket, float]
+"""A batch's bucket, and its seconds relative to those at warm-up."""
+
 ROUNDING: Final = 1e-9  # sums of costs that differ by less than this part are equal
 
 
@@ -87,15 +90,16 @@ class Cost:
 class CostTable:
     """Seconds per bucket, the least seconds for any number of rows, and the bucket policies.
 
-    Any thread may add samples (`observe`); one thread applies them (`correct`). The table is
-    replaced as whole values, so any thread may read at any time without a lock.
+    The holder of one lock adds samples (`observe`) and copies them (`samples`): a copy that is made
+    while another thread appends fails. One thread applies the copy (`correct`), without the lock.
+    The table is replaced as whole values, so any thread may read at any time.
     """
 
     def __init__(self, seconds: Mapping[Bucket, float]) -> None:
         if not seconds or any(not value > 0 for value in seconds.values()):
             raise AssertionError(f"costs must be positive: {seconds}; this is a bug")
         self._measured = MappingProxyType(dict(seconds))
-        self._samples: deque[tuple[Bucket, float]] = deque(maxlen=WINDOW)
+        self._samples: deque[Sample] = deque(maxlen=WINDOW)
         self._buckets: dict[int | None, list[Bucket]] = {bucket.length: [] for bucket in seconds}
         for bucket in sorted(seconds, key=lambda bucket: bucket.rows):
             self._buckets[bucket.length].append(bucket)
@@ -103,12 +107,15 @@ class CostTable:
         self._solve()
 
     def observe(self, bucket: Bucket, seconds: float) -> None:
-        """Add a sample: one batch had the device for so many seconds."""
+        """Add a sample: one batch had the device for so many seconds. Hold the lock."""
         self._samples.append((bucket, seconds / self._measured[bucket]))
 
-    def correct(self) -> None:
-        """Apply the samples. Hold no lock: solving the policies again may take 100 ms."""
-        samples = tuple(self._samples)
+    def samples(self) -> tuple[Sample, ...]:
+        """The samples of the last batches. Hold the lock."""
+        return tuple(self._samples)
+
+    def correct(self, samples: Sequence[Sample]) -> None:
+        """Apply samples. Hold no lock: solving the policies again may take 100 ms."""
         if samples:
             self._set({b: s * _correction(b, samples) for b, s in self._measured.items()})
         self._corrections += 1
@@ -189,7 +196,7 @@ class CostTable:
         )
 
 
-def _correction(bucket: Bucket, samples: Sequence[tuple[Bucket, float]]) -> float:
+def _correction(bucket: Bucket, samples: Sequence[Sample]) -> float:
     ratios = [ratio for sampled, ratio in samples if sampled == bucket]
     if len(ratios) < MIN_SAMPLES:
         ratios = [ratio for _, ratio in samples]

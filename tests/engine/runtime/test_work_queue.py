@@ -20,7 +20,14 @@ from engine.runtime.work_queue import Dispatch, WorkQueue
 from engine.scheduling.admission import AdmissionProbe
 from engine.scheduling.request_queue import DEFAULT_PRIORITY
 from engine.telemetry.snapshots import LoadSnapshot
-from tests.engine.runtime.rig import Rig, RigMaker, assert_answers, error_of, queue
+from tests.engine.runtime.rig import (
+    PATIENCE_S,
+    Rig,
+    RigMaker,
+    assert_answers,
+    error_of,
+    queue,
+)
 
 
 def test_the_load_says_how_old_the_oldest_batch_is(rig: Rig) -> None:
@@ -202,3 +209,29 @@ def test_a_failed_batch_takes_the_other_rows_of_its_requests_out_of_the_queue(
     rig.work.complete(dispatch, now, now, failed=True)
     assert rig.work.load().queued_rows == 1
     assert list(rig.work._waiting.values()) == [stays]
+
+
+# --- costs ---------------------------------------------------------------------------------------
+
+
+def test_samples_are_added_and_copied_under_the_lock_and_applied_without_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that is made while another thread appends fails; applying takes up to 100 ms."""
+    locked: list[tuple[str, bool]] = []
+
+    def watch(name: str) -> None:
+        real = getattr(rig.costs, name)
+
+        def call(*arguments: object) -> object:
+            locked.append((name, rig.group.lock.locked()))
+            return real(*arguments)
+
+        monkeypatch.setattr(rig.costs, name, call)
+
+    for name in ("observe", "samples", "correct"):
+        watch(name)
+    rig.submit(1).result()
+    rig.threads.close(PATIENCE_S)
+    rig.work.correct()
+    assert set(locked) == {("observe", True), ("samples", True), ("correct", False)}

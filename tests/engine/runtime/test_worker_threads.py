@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,6 +11,7 @@ from typing_extensions import override
 from engine.errors import DeadlineExceeded, ModelFailed, ShuttingDown
 from engine.models.tensors import Arrays
 from engine.runtime.pending import PendingResult
+from engine.scheduling.costs.cost_table import CORRECT_EVERY_S
 from engine.telemetry.snapshots import LoadSnapshot
 from tests.engine.runtime.rig import (
     PATIENCE_S,
@@ -173,6 +175,33 @@ def test_a_death_while_requests_are_abandoned_leaves_no_request_behind(make_rig:
     for pending in (computing, *waiting):
         assert pending.ready
         assert isinstance(pending.error, ShuttingDown)
+
+
+# --- a thread that only tunes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError("deque mutated"), MemoryError(), Death("hard")])
+def test_a_correction_that_fails_is_logged_once_and_costs_no_request(
+    rig: Rig,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried = threading.Semaphore(0)
+
+    def fail(_samples: object) -> None:
+        tried.release()
+        raise error
+
+    monkeypatch.setattr(rig.costs, "correct", fail)
+    for value in range(3):
+        assert_answers(rig.submit(value), value)
+        rig.clock.advance(CORRECT_EVERY_S)
+    assert all(tried.acquire(timeout=PATIENCE_S) for _ in range(3))
+    assert_answers(rig.submit(7), 7)
+    assert (rig.deaths, len(rig.alive())) == ([], 3)
+    rig.threads.close(PATIENCE_S)
+    assert [r.message for r in caplog.records] == ["brim-corrector-puppet failed; it goes on"]
 
 
 # --- close, clause by clause ---------------------------------------------------------------------

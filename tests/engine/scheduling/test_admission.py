@@ -224,7 +224,7 @@ def test_on_a_free_device_admission_uses_optimistic_costs_and_no_margin() -> Non
     costs = CostTable({Bucket(1): 1.0})
     for _ in range(64):
         costs.observe(Bucket(1), 50.0)
-    costs.correct()
+    costs.correct(costs.samples())
     model = Model(costs, [], (None,))
     answered(model.admission, 100.0, 64)
     assert finish(model.admission, Request(1)) == 60.0

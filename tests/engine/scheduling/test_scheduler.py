@@ -319,7 +319,7 @@ def test_costs_are_learned_from_batches_that_did_not_fail() -> None:
         for now in range(begins, begins + 20, 2):
             enqueue(scheduler, Request("a"), now)
             scheduler.complete(launched(scheduler, now), now + 0.75, failed=failed)
-        scheduler.costs.correct()
+        scheduler.costs.correct(scheduler.costs.samples())
         assert costs.seconds(Bucket(1)) == expected
 
 
@@ -405,7 +405,7 @@ def test_the_policy_is_solved_again_when_the_costs_have_changed() -> None:
     for number in range(64):
         costs.observe(Bucket(16 if number % 2 else 1), 9.0 if number % 2 else 0.5)
     for _ in range(SOLVE_EVERY):
-        scheduler.costs.correct()
+        scheduler.costs.correct(scheduler.costs.samples())
     enqueue(scheduler, Request("a", 16), 0)
     assert text(scheduler.poll(0)) == "launch 8: a[0:8] (full)"
 
@@ -649,7 +649,7 @@ class AnyOrder(RuleBasedStateMachine):
     def complete(self, failed: bool) -> None:
         launch = self.in_flight.pop(0)
         assert self.scheduler.complete(launch, self.now, failed=failed) >= 0
-        self.scheduler.costs.correct()
+        self.scheduler.costs.correct(self.scheduler.costs.samples())
 
     @precondition(lambda self: len(self.in_flight) > 1)
     @rule()

@@ -138,7 +138,7 @@ def test_the_lines_go_by_length_and_then_rows_and_keep_what_was_measured() -> No
     costs = CostTable({Bucket(8, 16): 3.0, Bucket(1, 16): 2.0, Bucket(1, 64): 4.0})
     for _ in range(MIN_SAMPLES):
         costs.observe(Bucket(8, 16), 6.0)
-    costs.correct()
+    costs.correct(costs.samples())
     assert costs.lines() == (
         Cost(1, 16, 4.0, 2.0, dominated=False),
         Cost(8, 16, 6.0, 3.0, dominated=False),
@@ -183,7 +183,7 @@ def observe(costs: CostTable, rows: int, seconds: float, times: int) -> None:
 
 def in_force(costs: CostTable) -> tuple[float, float]:
     """The seconds of both buckets after a correction."""
-    costs.correct()
+    costs.correct(costs.samples())
     return costs.seconds(Bucket(1)), costs.seconds(Bucket(8))
 
 
@@ -250,7 +250,7 @@ def test_samples_take_effect_with_the_correction_and_not_before(
 ) -> None:
     observe(costs, 1, 3.0, MIN_SAMPLES)
     assert costs.seconds(Bucket(1)) == 1.0
-    costs.correct()
+    costs.correct(costs.samples())
     assert costs.seconds(Bucket(1)) == 3.0
 
 
@@ -284,9 +284,9 @@ def test_the_policy_is_solved_again_when_relative_costs_have_changed(
         costs.observe(Bucket(1), small)
         costs.observe(Bucket(8), large)
     for _ in range(SOLVE_EVERY - 1):
-        costs.correct()
+        costs.correct(costs.samples())
     assert loads == [], "not as often as that"
-    costs.correct()
+    costs.correct(costs.samples())
     assert loads == (list(LOADS) if solved else [])
 
 
@@ -295,12 +295,12 @@ def test_a_new_policy_is_solved_for_the_corrected_costs(costs: CostTable) -> Non
     for _ in range(WINDOW):
         costs.observe(Bucket(1), 1.0)
         costs.observe(Bucket(8), 20.0)
-    costs.correct()
+    costs.correct(costs.samples())
     assert costs.policy_bucket(None, 8, 0.8) == Bucket(8), (
         "the old policy applies until there is a new one"
     )
     for _ in range(SOLVE_EVERY):
-        costs.correct()
+        costs.correct(costs.samples())
     assert costs.policy_bucket(None, 8, 0.8) == Bucket(1)
 
 
