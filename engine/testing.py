@@ -209,6 +209,10 @@ class RecordingObserver(Observer):
         self._note("state_changed", model, state, reason)
 
     @override
+    def broken(self, model: str, reason: str) -> None:
+        self._note("broken", model, reason)
+
+    @override
     def startup_finished(self) -> None:
         self._note("startup_finished")
 

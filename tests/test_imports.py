@@ -62,7 +62,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "random": "app.http.hooks engine.models.processor engine.simulation",
     "rich": "app.cli app.hosting",
     "safetensors": "engine.models.weights",
-    "select": "app.http.services app.worker engine.api engine.transport",
+    "select": "app.hosting.supervisor app.http.services app.worker engine.api engine.transport",
     "setproctitle": "app.hosting",
     "signal": "app.cli.bench.process app.hosting",
     "socket": "app.cli.bench.process app.hosting app.http app.worker engine.api engine.transport",

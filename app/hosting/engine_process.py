@@ -7,6 +7,7 @@ has another engine, and this process ends when no HTTP process is connected any 
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import socket
@@ -26,9 +27,14 @@ from app.settings import Settings, exit_with, load
 from engine import api
 from engine.api import ConfigError, InProcessClient, Observer, Observers
 
+log = logging.getLogger("brim.engine")
+
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long a Python thread may keep the GIL while another waits for it. At the default of 5 ms, one
 busy thread makes the hand-off between a request and the engine take 10 ms; at 0.5 ms, 1.2 ms."""
+
+BROKEN_EXIT: Final = 70
+"""The exit status of an engine that cannot serve any more; its supervisor starts another one."""
 
 DRAIN_SHARE: Final = 0.8
 """The part of `graceful_timeout_s` that the engine may take to drain. The rest is for sending the
@@ -109,10 +115,17 @@ def run(listener: int, page: int, told: int) -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, which decides
     threading.Thread(target=_until_alone, args=(server.retire,), daemon=True).start()
-    server.run()
-    # a compilation that still runs cannot be interrupted, and would keep the interpreter
+    status = BROKEN_EXIT
+    try:
+        server.run()
+        status = BROKEN_EXIT if server.broken_reason else 0
+        if server.broken_reason:
+            log.error("the engine's process ends: %s", server.broken_reason)
+    except BaseException:
+        log.exception("the engine's process ends")
+    # a compilation or a hook that still runs cannot be interrupted, and would keep the interpreter
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _until_alone(retire: Callable[[], None]) -> None:

@@ -92,8 +92,10 @@ def post_worker_init(_worker: Any) -> None:
     signal.signal(signal.SIGTERM, drain_then_stop)
 
 
-def worker_exit(_server: Any, _worker: Any) -> None:
+def worker_exit(_server: Any, worker: Any) -> None:
     """In the worker, after its last response: close the engine and join its threads."""
+    if PROCESS.master is not None:
+        PROCESS.master.worker_exit(worker)
     if PROCESS.hosted is not None:
         PROCESS.hosted.close()
 

@@ -26,7 +26,7 @@ import msgspec
 
 from app.hosting.engine_process import Start
 from app.hosting.supervisor import say
-from app.hosting.workers import choose
+from app.hosting.workers import MAX_CRASHES, Crashes, choose
 from app.settings import MAX_WORKERS, Settings, exit_with, local_url
 from app.worker.balance import UNUSED
 from engine import api
@@ -115,6 +115,7 @@ class Master:
         self.folder = ""
         self._counts = memoryview(mmap.mmap(-1, 4 * MAX_WORKERS)).cast("I")
         self._counts[:] = memoryview(array("I", [UNUSED]) * MAX_WORKERS)
+        self._crashes = Crashes()
         self._ending = self._failed = False
 
     def reread(self) -> None:
@@ -180,8 +181,17 @@ class Master:
 
     def _child_ended(self) -> None:
         if not self._ending and self.engine is not None and self.engine.ended:
-            self._ending = self._failed = True
-            os.kill(os.getpid(), signal.SIGTERM)
+            say("the engine's process cannot run")
+            self._fail()
+
+    def _fail(self) -> None:
+        """End the server, with exit status 1."""
+        self._ending = self._failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def worker_exit(self, worker: Any) -> None:
+        """In a worker that ends in order."""
+        self._crashes.orderly(worker)
 
     def pre_fork(self, server: Any, worker: Any) -> None:
         """Give the worker the lowest slot that no other has: its metrics continue those of the last
@@ -189,14 +199,20 @@ class Master:
         """
         taken = {other.slot for other in server.WORKERS.values()}
         worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+        self._crashes.started(worker)
         if worker.slot < len(self._counts) and not server.cfg.reuse_port:
             # with `reuse_port` no other worker can accept what one leaves
             worker.connection_counts = self._counts
 
-    def child_exit(self, _server: Any, worker: Any) -> None:
-        """The other workers do not wait for one that has ended."""
+    def child_exit(self, server: Any, worker: Any) -> None:
+        """The other workers do not wait for one that has ended. When one after the other dies soon
+        after its start, the server ends: gunicorn would start the next one for ever.
+        """
         if worker.slot < len(self._counts):
             self._counts[worker.slot] = UNUSED
+        if self._crashes.ended(worker, server.WORKERS.values()) and not self._ending:
+            say(f"{MAX_CRASHES} HTTP processes in a row have died soon after their start")
+            self._fail()
 
     def on_reload(self, server: Any) -> None:
         """On SIGHUP: if the file has changed, start its engine beside the old one, and let new
@@ -224,7 +240,7 @@ class Master:
         self.engine.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._failed:
-            say("the engine's process cannot run; the server ends")
+            say("the server ends")
             raise SystemExit(1)
 
 

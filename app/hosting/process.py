@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -12,10 +13,12 @@ from typing import Final, Protocol
 from flask import Flask
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from rich.console import Console
+from typing_extensions import override
 
 from app.hosting.engine_process import DRAIN_SHARE, SWITCH_INTERVAL_S, make_engine
 from app.hosting.logs import configure_logging
 from app.hosting.master import Master
+from app.hosting.supervisor import say
 from app.http.factory import create_app
 from app.http.services import DisconnectWatcher
 from app.settings import Settings, exit_with, load
@@ -77,6 +80,15 @@ class Process:
 PROCESS: Final = Process()
 
 
+class EndsWorker(Observer):
+    """Ends this process, if the engine in it cannot serve any more: gunicorn starts another."""
+
+    @override
+    def broken(self, model: str, reason: str) -> None:
+        say(f"this process ends: model {model}: {reason}")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def build(settings: Settings) -> Flask:
     """Make the app, and connect it to the engine's process, or start an engine in this process if
     there is none. Call it once per process.
@@ -94,7 +106,7 @@ def build(settings: Settings) -> Flask:
             settings.models, master.engine.address, master.engine.page
         )
     else:
-        engine = make_engine(settings, Observer())
+        engine = make_engine(settings, EndsWorker())
         # threads do not survive a fork: a child process must report that it cannot serve
         os.register_at_fork(after_in_child=lambda: engine.abandon(FORKED))
     metrics = HttpExporter(CollectorRegistry(auto_describe=True), shared)

@@ -13,14 +13,18 @@ start `MAX_FAILURES` times in a row.
 
 from __future__ import annotations
 
+import mmap
 import os
+import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -31,6 +35,15 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 STEADY_S: Final = 60.0
 """An engine that was up for so long starts again after the first pause."""
+
+SILENT_S: Final = 60.0
+"""Seconds without a beat on the status page after which an engine that was up is killed: no thread
+of it gets the GIL any more, or it is stopped. It beats four times a second."""
+WATCH_S: Final = 5.0
+"""Seconds between two looks at the page."""
+BEAT: Final = struct.Struct("<d")
+BEAT_AT: Final = 32
+"""Where the page has the beat, as `engine.transport.protocol.status` writes it."""
 
 
 class Ended(NamedTuple):
@@ -72,8 +85,10 @@ class Supervisor:
 
     def __init__(self, command: Sequence[str], fds: Sequence[int], start: bytes) -> None:
         """`command` gets one more argument: the descriptor to which the engine writes when its
-        models are up. `start` is the line for its standard input.
+        models are up. `start` is the line for its standard input. The last of `fds` is the status
+        page.
         """
+        self._page = mmap.mmap(fds[-1], 0, access=mmap.ACCESS_READ)
         self._command = command
         self._fds = fds
         self._start = start
@@ -110,18 +125,32 @@ class Supervisor:
             say("the engine's process has ended at once")
         if self._ending.is_set():  # it was asked for meanwhile
             self._close_stdin()
+        self._watch(engine, up)
         status = engine.wait()
         was_up = bool(os.read(up, 1))
         os.close(up)
+        self._close_stdin()
         return Ended(status, was_up, time.monotonic() - began)
+
+    def _watch(self, engine: subprocess.Popen[bytes], up: int) -> None:
+        """Until it has ended, or is killed because it is silent. A start-up may take any time."""
+        process = os.pidfd_open(engine.pid)
+        try:
+            while not select.select([process], [], [], WATCH_S)[0]:
+                is_up = select.select([up], [], [], 0.0)[0]
+                silent_s = time.monotonic() - BEAT.unpack_from(self._page, BEAT_AT)[0]
+                if is_up and silent_s > SILENT_S:
+                    say(f"the engine's process has been silent for {silent_s:.0f} s; it is killed")
+                    engine.kill()
+                    return
+        finally:
+            os.close(process)
 
     def _close_stdin(self) -> None:
         engine = self._engine
         if engine is not None and engine.stdin is not None:
-            try:
+            with suppress(BrokenPipeError):
                 engine.stdin.close()
-            except BrokenPipeError:
-                return
 
     def end(self) -> None:
         """Let the engine end when it has no worker any more, and start no other."""

@@ -37,6 +37,10 @@ STALL_TIMES_COST: Final = 20.0
 ROUNDING: Final = 1e-6
 """A deadline less what was added to a moment differs from that by less than this share."""
 
+HUNG_TIMES: Final = 4.0
+"""A batch in flight for so many times longer hangs: a deadlocked callback, a lost device. Nothing
+in this process can end it."""
+
 WAKE_S: Final = 0.0001
 """Seconds by which a thread that waits for a moment usually wakes up late."""
 
@@ -101,7 +105,8 @@ class Endpoint:
             )
         work = WorkQueue(config.name, scheduler, group, self._clock)
         done = partial(self._observer.batch_done, config.name)
-        threads = WorkerThreads(config.name, work, version.replica, done, self.fail, self._clock)
+        died = self._thread_died
+        threads = WorkerThreads(config.name, work, version.replica, done, died, self._clock)
         self._active, self._work, self._threads = version, work, threads
         threads.start()
         if not self.lifecycle.become(ModelState.READY):
@@ -110,6 +115,10 @@ class Endpoint:
     def fail(self, reason: str) -> None:
         """The model cannot serve any more; the refusal of every later request has the reason."""
         self.lifecycle.become(ModelState.FAILED, reason)
+
+    def _thread_died(self, reason: str) -> None:
+        self.fail(reason)
+        self._observer.broken(self.name, reason)
 
     def abandon(self, reason: str) -> None:
         """FAILED, in a forked child, where none of the threads exists."""
@@ -220,7 +229,8 @@ class Endpoint:
         allowed_s = STALL_S + STALL_TIMES_COST * self._work.max_cost_s
         if load.oldest_batch_s <= allowed_s:
             return load
-        return replace(load, stalled_s=load.oldest_batch_s)
+        hung = load.oldest_batch_s > HUNG_TIMES * allowed_s
+        return replace(load, stalled_s=load.oldest_batch_s, hung=hung)
 
     def _requests_done(self, results: Sequence[Pending]) -> None:
         promised_s = min(self.config.slo_s, self.config.timeout_s)

@@ -69,6 +69,9 @@ class Observer:
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         """A model is in another state; `reason` is why it failed, or None."""
 
+    def broken(self, model: str, reason: str) -> None:
+        """A thread that serves the model has died: only a new process can serve it."""
+
     def startup_finished(self) -> None:
         """Start-up is over: every model is READY or FAILED. Called once."""
 

@@ -116,7 +116,8 @@ class LoadSnapshot:
     """What is queued and what is in flight.
 
     `oldest_batch_s` is the age of the oldest batch in flight. `stalled_s` is the same where that is
-    longer than any batch can take, and 0 otherwise. The device needs `drain_s` seconds for all.
+    longer than any batch can take, and 0 otherwise; `hung`, where only a new process can help.
+    The device needs `drain_s` seconds for all.
     A request that has not come yet is taken after all others if its priority is lower than
     `last_priority`, or the same with a deadline from `last_deadline` on. The queued rows take
     `places_taken` of the queue, and `divided` requests have more rows than places, see `Places`.
@@ -132,6 +133,7 @@ class LoadSnapshot:
     last_deadline: float = 0.0
     places_taken: int = 0
     divided: int = 0
+    hung: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,11 @@ class ModelStatus:
         """READY, and no batch has been in flight for longer than any batch can take."""
         return self.state is ModelState.READY and self.load.stalled_s == 0.0
 
+    @property
+    def dead(self) -> bool:
+        """It will never serve again in this process."""
+        return self.state is ModelState.FAILED or self.load.hung
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
@@ -221,6 +228,11 @@ class EngineStatus:
         """Whether traffic may come."""
         required = [model for model in self.models if model.required]
         return any(m.serving for m in self.models) and all(m.serving for m in required)
+
+    @property
+    def alive(self) -> bool:
+        """Whether any model serves, or may do so without a new process."""
+        return not all(model.dead for model in self.models)
 
 
 @dataclass(frozen=True, slots=True)

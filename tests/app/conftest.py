@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from prometheus_client import CollectorRegistry
 from werkzeug.test import TestResponse
 
-from app.http.codecs.messages import Readiness
+from app.http.codecs.messages import Verdict
 from app.http.errors import error_type
 from app.http.factory import create_app
 from app.http.responses.deferred import Deferred
@@ -176,7 +176,7 @@ def compare(operation: Operation, path: str, said: Response | PreparedResponse) 
     if status == 499:
         return  # for the log: the client has disconnected
     if status != 200:
-        unready = status == 503 and issubclass(kind, Readiness)
+        unready = status == 503 and issubclass(kind, Verdict)
         assert status in operation.errors or unready, "a status that the route does not list"
         kind = kind if unready else error_type(path)
     media = operation.media if status == 200 else (JSON,)

@@ -296,6 +296,34 @@ def test_an_engine_that_cannot_start_ends_the_server_with_the_reason(
     assert "the engine's process ended with status 7, 3 times before it was up" in server.log
 
 
+def test_http_processes_that_all_die_at_their_start_end_the_server_with_the_reason(
+    tmp_path: Path, start: Callable[..., Server]
+) -> None:
+    """gunicorn would start the next one for ever, and each is alive for a moment."""
+    host = """
+import os, sys
+from brim import HostProcessor
+
+if "jax" not in sys.modules:  # in an HTTP process
+    os._exit(7)
+
+def make():
+    return HostProcessor()
+"""
+    (tmp_path / "broken_host.py").write_text(host, encoding="utf-8")
+    code = """
+from brim import Model, TensorSpec
+
+def create():
+    spec = TensorSpec("x", "FP32", (1,))
+    apply = lambda _, inputs: inputs
+    return Model(apply=apply, params={}, inputs=[spec], outputs=[spec], host="broken_host:make")
+"""
+    server = start(write_model(tmp_path, code))
+    assert server.process.wait(PATIENCE_S) == 1
+    assert "10 HTTP processes in a row have died soon after their start" in server.log
+
+
 def test_sigterm_while_a_model_loads_ends_it_without_waiting(
     tmp_path: Path, start: Callable[..., Server]
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import orjson
+from typing_extensions import override
 
 from engine.api import Arrays, InvalidRequest, Parameter
 
@@ -56,10 +57,24 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
 
-class Readiness(Answer, frozen=True):
-    """A response whose status is 503 while `ready` is false."""
+class Verdict(Answer, frozen=True):
+    """What a probe is told: the status is 503 where it does not hold."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the status is 200."""
+        raise NotImplementedError
+
+
+class Readiness(Verdict, frozen=True):
+    """Whether traffic may come."""
 
     ready: bool
+
+    @property
+    @override
+    def holds(self) -> bool:
+        return self.ready
 
 
 def decodable(kind: type[T]) -> type[T]:

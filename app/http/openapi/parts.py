@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from app.http.codecs.messages import Readiness
+from app.http.codecs.messages import Verdict
 from app.http.codecs.oip import BINARY_ONLY
 from app.http.responses import operation as responses
 from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
@@ -142,7 +142,7 @@ def _responses(operation: Operation, answer: Schema, error: Schema) -> dict[str,
             "content": {JSON: {"schema": error}},
             **({"headers": {"Retry-After": _RETRY_AFTER}} if status in _RETRIED else {}),
         }
-    if isinstance(operation.answer, type) and issubclass(operation.answer, Readiness):
+    if isinstance(operation.answer, type) and issubclass(operation.answer, Verdict):
         described["503"] = {"description": "Not ready", "content": content}
     return described
 

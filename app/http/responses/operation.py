@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import msgspec
 from flask import Response
 
-from app.http.codecs.messages import Readiness
+from app.http.codecs.messages import Verdict
 
 JSON: Final = "application/json"
 BINARY: Final = "application/octet-stream"
@@ -90,7 +90,7 @@ def answers(
         @wraps(view)
         def respond(*args: P.args, **kwargs: P.kwargs) -> Response:
             body = view(*args, **kwargs)
-            status = 503 if isinstance(body, Readiness) and not body.ready else 200
+            status = 503 if isinstance(body, Verdict) and not body.holds else 200
             return Response(msgspec.json.encode(body), status, content_type=JSON)
 
         return respond

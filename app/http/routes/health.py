@@ -1,6 +1,7 @@
 """Liveness, readiness and start-up progress.
 
-Liveness never depends on load or on a model. Readiness is false while starting and while draining,
+Liveness never depends on load. It is false when no model serves or will ever serve in this process,
+so that a supervisor can start another one. Readiness is false while starting and while draining,
 and permanently when a required model has failed.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import msgspec
 from flask import Blueprint
+from typing_extensions import override
 
-from app.http.codecs.messages import Answer, Readiness
+from app.http.codecs.messages import Answer, Readiness, Verdict
 from app.http.responses.operation import UNKNOWN, answers
 from app.http.services import services
 from engine.api import EngineStatus, ModelState, ModelStatus
@@ -17,10 +19,16 @@ from engine.api import EngineStatus, ModelState, ModelStatus
 blueprint = Blueprint("health", __name__)
 
 
-class Alive(Answer, frozen=True):
-    """The process is alive."""
+class Alive(Verdict, frozen=True):
+    """Whether the process serves, or may serve. `reason` is present if it does not."""
 
     alive: bool
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    @override
+    def holds(self) -> bool:
+        return self.alive
 
 
 class ModelProgress(Answer, frozen=True):
@@ -44,10 +52,15 @@ class ServerProgress(Readiness, frozen=True):
     models: dict[str, ModelProgress]
 
 
-class Live(Answer, frozen=True):
-    """The process is alive, in the protocol's form."""
+class Live(Verdict, frozen=True):
+    """The same in the protocol's form."""
 
     live: bool
+
+    @property
+    @override
+    def holds(self) -> bool:
+        return self.live
 
 
 class ModelReady(Readiness, frozen=True):
@@ -59,8 +72,21 @@ class ModelReady(Readiness, frozen=True):
 @blueprint.get("/healthz")
 @answers(Alive)
 def alive() -> Alive:
-    """Liveness: 200 while the process is alive."""
-    return Alive(alive=True)
+    """Liveness: 200 while a model serves or may serve, 503 when only a new process can help."""
+    status = services().engine.status()
+    if status.alive:
+        return Alive(alive=True)
+    return Alive(alive=False, reason="; ".join(map(_reason, status.models)))
+
+
+def _reason(status: ModelStatus) -> str:
+    return f"model {status.name!r}: {_problem(status)}"
+
+
+def _problem(status: ModelStatus) -> str | None:
+    if status.load.stalled_s and status.reason is None:
+        return f"a batch has been on the device for {status.load.stalled_s:.0f} s"
+    return status.reason
 
 
 @blueprint.get("/readyz")
@@ -79,12 +105,10 @@ def _ready(status: EngineStatus) -> bool:
 
 
 def _progress(stats: ModelStatus, stuck: int) -> ModelProgress:
-    progress, reason = stats.progress, stats.reason
+    progress, reason = stats.progress, _problem(stats)
     expected = progress.expected_s
     if stuck:
         reason = f"{stuck} calls of its hooks have passed their deadlines and hold all threads"
-    if stats.load.stalled_s:
-        reason = f"a batch has been on the device for {stats.load.stalled_s:.0f} s"
     return ModelProgress(
         state=stats.state,
         required=stats.required,
@@ -100,7 +124,7 @@ def _progress(stats: ModelStatus, stuck: int) -> ModelProgress:
 @answers(Live)
 def v2_live() -> Live:
     """Liveness as /healthz, in the protocol's form."""
-    return Live(live=True)
+    return Live(live=services().engine.status().alive)
 
 
 @blueprint.get("/v2/health/ready")

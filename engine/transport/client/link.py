@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from engine.errors import BrimError, EngineLost, QueueFull
@@ -19,6 +20,7 @@ from engine.transport.protocol.rings import (
     PACKED,
     PARCEL,
     SLAB,
+    BrokenRing,
     RingMemory,
     RingReader,
     RingWriter,
@@ -183,14 +185,21 @@ class Link:
     def take_outcomes(self) -> None:
         """Set the outcomes that the engine has published. Raises `BrokenRing`."""
         ready: list[RemoteResult] = []
-        with self.lock:
-            if self.lost:
-                return
-            for _, number, retry_s, kind, size in self._reader.take():
-                result = self._open.pop(number)
-                if result.answer(kind, size, retry_s):
-                    ready.append(result)
-        notify(ready)
+        try:
+            with self.lock:
+                if not self.lost:
+                    self._take_published(ready)
+        finally:
+            notify(ready)
+
+    def _take_published(self, ready: list[RemoteResult]) -> None:
+        """Append the results that have their outcomes now. Hold the lock. Raises `KeyError` for one
+        that is not open.
+        """
+        for _, number, retry_s, kind, size in self._reader.take():
+            result = self._open.pop(number)
+            if result.answer(kind, size, retry_s):
+                ready.append(result)
 
     def take_parcel(self, number: int, size: int, fd: int) -> None:
         """Set the outcome of one request, whose packed outputs came in memory of their own."""
@@ -210,16 +219,21 @@ class Link:
             return  # the engine was faster
 
     def lose(self, error: Callable[[], BrimError]) -> None:
-        """The engine is gone: every open request gets an error of its own."""
+        """The engine is gone: every open request that it has not answered gets an error of its
+        own.
+        """
         with self.lock:
             if self.lost:
                 return
             self.lost = True
+            ready: list[RemoteResult] = []
+            with suppress(BrokenRing, KeyError):  # the engine has broken the protocol: its reason
+                self._take_published(ready)
             self._writer.close()
             self._reader.close()
             left = list(self._open.values())
             self._open.clear()
-            ready = [result for result in left if result.lose(error())]
+            ready += [result for result in left if result.lose(error())]
         notify(ready)
         self.messages.sock.close()
 

@@ -41,6 +41,8 @@ log = logging.getLogger("brim.engine")
 
 SILENT_S: Final = 3.0
 """Seconds. An engine that has not written its page for longer is stopped or stuck."""
+DEAD_S: Final = 120.0
+"""Seconds. A supervisor ends a silent engine long before; without one this process is of no use."""
 RECONNECT_S: Final = 0.05
 CLOSING_S: Final = 0.01
 
@@ -127,20 +129,27 @@ class SharedMemoryClient:
         while address := self._address:
             try:
                 link = self._connect(address)
+                try:
+                    self._use(link)
+                finally:
+                    self._lose(link)
             except OSError as error:
                 log.debug("cannot connect to the engine: %s", error)
                 time.sleep(RECONNECT_S)
-                continue
-            with self._changed:
-                self._link = link
-                if not self._address:  # `close` came first
-                    link.hang_up()
-            self._wakeups.add(link.event)
-            try:
-                self._receive(link)
-            except Exception:
-                log.exception("the connection to the engine has failed")
-            self._lose(link)
+            except Exception:  # without this thread the process would serve no request any more
+                log.exception("the connection to the engine has failed; another one is made")
+                time.sleep(RECONNECT_S)
+
+    def _use(self, link: Link) -> None:
+        with self._changed:
+            self._link = link
+            if not self._address:  # `close` came first
+                link.hang_up()
+        self._wakeups.add(link.event)
+        try:
+            self._receive(link)
+        except Exception:
+            log.exception("the connection to the engine has failed")
 
     def _connect(self, address: bytes) -> Link:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -149,10 +158,11 @@ class SharedMemoryClient:
             if not same_user(sock):
                 raise PermissionError("the engine's address belongs to another user")
             link = Link(MessageSocket(sock))
-        except OSError:
+        except BaseException:
             sock.close()
             raise
-        uncounted, self._uncounted = self._uncounted, Counter()
+        with self._changed:
+            uncounted, self._uncounted = self._uncounted, Counter()
         for (model, error), count in uncounted.items():
             link.count_refusal(model, error, count)
         return link
@@ -242,10 +252,11 @@ class SharedMemoryClient:
     def count_refusal(self, model: str, error: int) -> None:
         """Tell the engine that a request was refused before it came."""
         link = self._link
-        if link is None:
-            self._uncounted[model, error] += 1
-        else:
+        if link is not None:
             link.count_refusal(model, error)
+            return
+        with self._changed:
+            self._uncounted[model, error] += 1
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -285,7 +296,9 @@ class SharedMemoryClient:
         """Stalled, if it serves and the page is old."""
         silent_s = time.monotonic() - self._page.beaten_at
         if model.state is ModelState.READY and silent_s > SILENT_S:
-            return replace(model, load=replace(model.load, stalled_s=silent_s))
+            load = replace(model.load, stalled_s=silent_s, hung=silent_s > DEAD_S)
+            reason = f"the engine's process has been silent for {silent_s:.0f} s"
+            return replace(model, load=load, reason=reason)
         return model
 
     def load(self, index: int) -> tuple[LoadSnapshot, float] | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
+from engine.errors import TooManyWaiting
 from engine.transport.client.link import Link
+
+log = logging.getLogger("brim.engine")
 
 
 class Wakeups:
@@ -38,23 +43,33 @@ class Wakeups:
 
     def remove(self, event: int) -> None:
         """A link is lost. Call it before its eventfd is closed: the engine may have it open."""
-        self._epoll.unregister(event)
+        with suppress(FileNotFoundError):  # the system refused to watch it
+            self._epoll.unregister(event)
 
     def ensure(self) -> None:
-        """Start the thread if it is needed."""
+        """Start the thread if it is needed. Raises `TooManyWaiting` if the system has no
+        thread for it; the next request tries again.
+        """
         if self.hosted or self._thread is not None:
             return
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="brim-outcomes", daemon=True)
+                thread = threading.Thread(target=self._run, name="brim-outcomes", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise TooManyWaiting(f"no thread for outcomes: {error}", 1.0) from error
                 self._epoll.register(self._stop, select.EPOLLIN)
-                self._thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while True:
             if any(fd == self._stop for fd, _ in self._epoll.poll()):
                 return
-            self._take()
+            try:
+                self._take()
+            except Exception:  # a listener's error; without this thread no outcome would arrive
+                log.exception("a listener failed")
 
     def close(self) -> None:
         """End the thread. Idempotent, also for several threads at once: a process group's SIGTERM

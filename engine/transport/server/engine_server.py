@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from typing_extensions import override
@@ -35,6 +35,14 @@ IDLE_S: Final = 0.25
 LOADED_S: Final = 0.005
 """Seconds between two writes of the status page while anything is queued or in flight."""
 EVENTS: Final = 64
+BROKEN_S: Final = 1.0
+"""Seconds to answer what is accepted, where a start-up goes on or the engine is broken."""
+
+
+class Broken(NamedTuple):
+    """The engine ends by itself: it cannot serve any more."""
+
+    reason: str
 
 
 class EngineServer(Observer):
@@ -61,7 +69,7 @@ class EngineServer(Observer):
         self._offers = Offers(self.client)
         self._hooks = HookRunner()
         self._greeting: set[MessageSocket] = set()
-        self._end: Literal["no", "retire", "stop"] = "no"
+        self._end: Literal["no", "retire", "stop"] | Broken = "no"
         self._next_write = 0.0
 
     # --- any thread ------------------------------------------------------------------------------
@@ -80,13 +88,27 @@ class EngineServer(Observer):
         os.eventfd_write(self._wakeup, 1)
 
     @override
+    def broken(self, model: str, reason: str) -> None:
+        """Let `run` return, so that the supervisor starts another engine."""
+        if not isinstance(self._end, Broken):
+            self._end = Broken(f"model {model}: {reason}")
+        os.eventfd_write(self._wakeup, 1)
+
+    @property
+    def broken_reason(self) -> str:
+        """Why the engine ends by itself; empty if it does not."""
+        return self._end.reason if isinstance(self._end, Broken) else ""
+
+    @override
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
         os.eventfd_write(self._wakeup, 1)
 
     # --- the server's thread ---------------------------------------------------------------------
 
     def run(self) -> None:
-        """Bring the models up and serve them."""
+        """Bring the models up and serve them. `broken_reason` says afterwards whether it was the
+        engine that ended itself.
+        """
         self._listener.setblocking(False)
         self._watch(self._listener.fileno(), self._connect)
         self._watch(self._wakeup, self._woken)
@@ -94,7 +116,8 @@ class EngineServer(Observer):
         try:
             while self._end == "no" or (self._end == "retire" and self._offers.channels):
                 self._tick()
-            self._drain()
+            if not self.broken_reason:
+                self._drain()
         finally:
             self._close()
 
@@ -110,7 +133,8 @@ class EngineServer(Observer):
     def _close(self) -> None:
         startup_over = self.client.wait_startup_finished(0.0)
         # a start-up that compiles cannot be interrupted; nothing waits for it
-        self.client.close(self._drain_s if startup_over else 1.0)
+        may_answer = startup_over and not self.broken_reason
+        self.client.close(self._drain_s if may_answer else BROKEN_S)
         self._hooks.close()
         for channel in list(self._offers.channels):
             self._forget(channel)
@@ -146,6 +170,10 @@ class EngineServer(Observer):
             return
         status = self._offers.status()
         self._page.write(status)
+        for model in status.models:
+            if model.load.hung:
+                held_s = model.load.stalled_s
+                self.broken(model.name, f"a batch has been on the device for {held_s:.0f} s")
         self._page.beat(now)
         loaded = any(m.load.queued_rows or m.load.batches_in_flight for m in status.models)
         self._next_write = now + (LOADED_S if loaded else IDLE_S)

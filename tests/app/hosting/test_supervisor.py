@@ -1,10 +1,16 @@
-"""What follows the end of an engine's process."""
+"""What follows the end of an engine's process, and when it is ended because it is silent."""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+
 import pytest
 
-from app.hosting.supervisor import LONGEST_PAUSE_S, STEADY_S, Ended, Restarts
+from app.hosting import supervisor
+from app.hosting.supervisor import LONGEST_PAUSE_S, STEADY_S, Ended, Restarts, Supervisor
+from engine.transport.protocol.status import StatusPage
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,54 @@ def test_the_pause_grows_until_another_start_makes_no_sense(
     restarts = Restarts()
     assert [restarts.pause_after(ended) for ended in ends] == pauses
     assert max(pause for pause in pauses if pause) <= LONGEST_PAUSE_S
+
+
+# --- the watch ------------------------------------------------------------------------------------
+
+TELL = "import os, sys, time; os.write(int(sys.argv[-1]), b'u'); time.sleep(600)"
+LOAD = "import time; time.sleep(600)"
+
+
+@pytest.mark.parametrize(
+    ("engine", "beat", "killed"),
+    [
+        pytest.param(TELL, False, True, id="up and silent"),
+        pytest.param(TELL, True, False, id="up and beating"),
+        pytest.param(LOAD, False, False, id="a start-up may be silent"),
+    ],
+)
+def test_an_engine_that_was_up_and_is_silent_is_killed(
+    engine: str,
+    beat: bool,
+    killed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    page = StatusPage.create()
+    page.beat(time.monotonic() + (1e6 if beat else -1e6))
+    looks = threading.Semaphore(0)
+    real = supervisor.select.select
+
+    def look(read: list[int], write: list[int], error: list[int], seconds: float) -> object:
+        looks.release()
+        return real(read, write, error, min(seconds, 0.01))
+
+    monkeypatch.setattr(supervisor.select, "select", look)
+    watched = Supervisor([sys.executable, "-c", engine], [page.memory.fd], b"\n")
+    ends: list[Ended] = []
+    thread = threading.Thread(target=lambda: ends.append(watched._run_engine()))
+    thread.start()
+    if not killed:
+        assert all(looks.acquire(timeout=30) for _ in range(200))
+        assert (thread.is_alive(), watched._engine is not None) == (True, True)
+        assert watched._engine is not None
+        watched._engine.terminate()
+    thread.join(30)
+    assert [ended.reason for ended in ends] == [f"was killed by SIG{'KILL' if killed else 'TERM'}"]
+    assert ("silent for" in capfd.readouterr().err) is killed
+
+
+def test_the_supervisor_knows_where_the_beat_is() -> None:
+    page = StatusPage.create()
+    page.beat(12.5)
+    assert supervisor.BEAT.unpack_from(page.memory.map, supervisor.BEAT_AT)[0] == 12.5

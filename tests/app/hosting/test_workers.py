@@ -1,14 +1,24 @@
-"""How many HTTP processes `auto` means."""
+"""How many HTTP processes `auto` means, and when no further one is started."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from app.hosting import workers
-from app.hosting.workers import automatic, choose, has_accelerator, usable_cores
+from app.hosting.workers import (
+    MAX_CRASHES,
+    YOUNG_S,
+    Crashes,
+    automatic,
+    choose,
+    has_accelerator,
+    usable_cores,
+)
+from engine.testing import FakeClock
 from tests.app.conftest import settings_of
 
 
@@ -71,3 +81,54 @@ def test_a_device_is_expected_where_jax_has_its_plugin(
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr(workers, "find_spec", lambda _name: object() if plugin else None)
     assert has_accelerator() is found
+
+
+# --- workers that die soon ------------------------------------------------------------------------
+
+
+class Workers:
+    """What gunicorn's master would tell of its workers."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.crashes = Crashes(self.clock)
+
+    def live(self, seconds: float, *, orderly: bool = False, slot: int = 0) -> bool:
+        """One starts and ends; whether to give up."""
+        worker = SimpleNamespace(slot=slot)
+        self.crashes.started(worker)
+        self.clock.advance(seconds)
+        if orderly:
+            self.crashes.orderly(worker)
+        return self.crashes.ended(worker, self.others)
+
+    others: tuple[SimpleNamespace, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("lives", "gives_up"),
+    [
+        pytest.param([1.0] * MAX_CRASHES, True, id="each dies at once"),
+        pytest.param([1.0] * (MAX_CRASHES - 1), False, id="not yet"),
+        pytest.param([1.0] * (MAX_CRASHES - 1) + [YOUNG_S, 1.0], False, id="one lived"),
+    ],
+)
+def test_when_each_worker_dies_at_its_start_the_server_gives_up(
+    lives: list[float], gives_up: bool
+) -> None:
+    workers = Workers()
+    assert [workers.live(seconds) for seconds in lives][-1] is gives_up
+
+
+def test_workers_that_end_in_order_are_no_crashes() -> None:
+    workers = Workers()
+    assert not any(workers.live(1.0, orderly=True) for _ in range(3 * MAX_CRASHES))
+
+
+def test_as_long_as_another_worker_serves_the_server_does_not_give_up() -> None:
+    workers = Workers()
+    serving = SimpleNamespace(slot=1)
+    workers.crashes.started(serving)
+    workers.clock.advance(YOUNG_S)
+    workers.others = (serving,)
+    assert not any(workers.live(1.0) for _ in range(3 * MAX_CRASHES))

@@ -21,7 +21,7 @@ from engine.models.model import Model, ModelState
 from engine.models.tensors import Arrays
 from engine.scheduling.buckets import Bucket
 from engine.scheduling.costs.cost_table import Cost
-from engine.serving.endpoint import STALL_S
+from engine.serving.endpoint import HUNG_TIMES, STALL_S
 from engine.telemetry.snapshots import Counts, MemoryUse
 from engine.testing import rows
 from tests.engine.serving.rig import (
@@ -232,6 +232,16 @@ def test_an_expensive_bucket_may_take_longer_before_it_counts_as_stuck(live: Lif
     assert not life.snapshot().serving
 
 
+def test_a_batch_that_never_ends_makes_the_model_dead(ready: Life) -> None:
+    """A deadlocked callback, a lost device: waiting does not help, a new process does."""
+    ready.occupy()
+    ready.clock.advance(HUNG_TIMES * STALL_S)
+    assert not ready.snapshot().dead
+    ready.clock.advance(STALL_S)
+    assert ready.snapshot().dead
+    ready.free()
+
+
 # --- what must not hurt it -----------------------------------------------------------------------
 
 
@@ -248,6 +258,7 @@ def test_when_a_thread_dies_the_model_has_failed(ready: Life) -> None:
     assert snapshot.state is FAILED
     assert snapshot.reason == "brim-dispatcher-puppet died: Death()"
     assert not snapshot.serving
+    assert ready.observer.wait_for("broken") == [("puppet", snapshot.reason)]
 
 
 def test_an_observer_that_breaks_does_not_break_the_model(live: LifeMaker) -> None:

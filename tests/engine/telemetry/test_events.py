@@ -23,6 +23,7 @@ HOOKS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "state_changed": (("m", ModelState.READY, None), ("m", ModelState.READY, None)),
     "compiled": (("m", Bucket(1), 0.5), ("m", Bucket(1))),
     "verified": (("m", Bucket(1), 0.5), ("m", Bucket(1))),
+    "broken": (("m", "a thread died"), ("m", "a thread died")),
     "startup_finished": ((), ()),
     "compiled_after_ready": ((), ()),
     "queued": (("m", 1), ("m",)),

@@ -17,6 +17,7 @@ from engine.errors import (
     LoadError,
     ModelFailed,
     NotReady,
+    QueueFull,
     ShuttingDown,
     UnknownModel,
     UnknownVersion,
@@ -25,13 +26,16 @@ from engine.models.config import Source
 from engine.models.model import ModelState
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.tensors import TensorSpec
+from engine.serving import endpoint
 from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model, rows, texts
 from engine.transport.client import link as links
 from engine.transport.client import shared_memory_client
 from engine.transport.client.wakeups import Wakeups
 from engine.transport.protocol import messages
 from engine.transport.protocol.messages import MessageSocket
+from engine.transport.protocol.rings import OUTPUTS
 from engine.transport.server import engine_server
+from engine.transport.server.requests import RemoteRequest
 from tests.engine.transport.conftest import MakeRig
 from tests.engine.transport.test_requests import error_of
 from tests.shared_memory import PATIENCE_S, Rig
@@ -130,6 +134,84 @@ def test_names_and_versions_are_those_of_the_configuration(make_rig: MakeRig) ->
     with pytest.raises(UnknownVersion, match="no version '2'"):
         rig.client.endpoint("a", "2")
     assert rig.ask(1.0, model="a") == {"y": [[3.0, -1.0]]}
+
+
+# --- an engine that cannot serve any more ends --------------------------------------------------
+
+
+def test_a_thread_that_dies_ends_the_engine_with_its_reason(make_rig: MakeRig) -> None:
+    """Its supervisor starts another one; a model that fails for good would stay so."""
+    rig = make_rig(puppet_config(name="a", rows=(4,)), puppet_config(name="b", rows=(2,)))
+    threads = rig.engine.endpoint("a")._threads
+    assert threads is not None
+    rig.hold()
+    waiting = rig.submit(1.0, model="a")
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    threads._die(ZeroDivisionError("on purpose"))
+    assert type(error_of(waiting)) is ModelFailed
+    rig.thread.join(PATIENCE_S)
+    assert not rig.thread.is_alive()
+    reason = f"{threading.current_thread().name} died: ZeroDivisionError('on purpose')"
+    assert rig.server.broken_reason == f"model a: {reason}"
+
+
+def test_a_batch_that_hangs_ends_the_engine(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.hold()
+    waiting = rig.submit(1.0)
+    monkeypatch.setattr(endpoint, "STALL_S", -1000.0)  # now every batch has been there for too long
+    rig.thread.join(PATIENCE_S)
+    assert not rig.thread.is_alive()
+    assert "a batch has been on the device for" in rig.server.broken_reason
+    assert type(error_of(waiting)) in (EngineLost, ShuttingDown)
+
+
+def test_what_the_engine_has_answered_before_its_end_is_an_answer(make_rig: MakeRig) -> None:
+    """The thread that receives messages may see the end before outcomes are taken."""
+    rig = make_rig()
+    rig.client.watch()  # and so no thread takes outcomes
+    answered = rig.submit(1.0)
+    rig.until(lambda: rig.engine.snapshot().models[0].activity.counts.succeeded == 1)
+    rig.hold()
+    waiting = rig.submit(2.0)
+    rig.stop_engine()
+    assert answered.wait(PATIENCE_S)
+    assert answered.result()["y"].tolist() == [[3.0, -1.0]]
+    assert type(error_of(waiting)) is EngineLost
+
+
+def test_an_outcome_of_an_unknown_request_costs_no_other_its_own(rig: Rig) -> None:
+    rig.hold()
+    waiting = rig.submit(1.0)
+    (channel,) = rig.server._offers.channels
+    rig.until(lambda: rig.engine.status().models[0].load.batches_in_flight == 1)
+    taken = channel.open[waiting.number]
+    assert isinstance(taken, RemoteRequest)
+    with channel.lock:
+        channel._put_error(taken.number, taken.place, QueueFull("on purpose", 1.0))
+        channel._put_outcome(12345, OUTPUTS)
+        channel._publish()
+    assert type(error_of(waiting)) is QueueFull
+    rig.release()
+    rig.until(lambda: rig.server._offers.channels != {channel})
+    rig.until(lambda: rig.client.ready)
+
+
+def test_a_connection_that_fails_in_any_way_is_made_again(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = make_rig(connect=False)
+    errors: list[Exception] = [MemoryError(), RuntimeError("unforeseen"), OSError("no descriptor")]
+    real = links.MessageSocket
+
+    def fail_at_first(sock: socket.socket) -> MessageSocket:
+        if errors:
+            raise errors.pop()
+        return real(sock)
+
+    monkeypatch.setattr(shared_memory_client, "MessageSocket", fail_at_first)
+    rig.connect()
+    assert rig.ask(1.0) == {"y": [[3.0, -1.0]]}
+    assert "the connection to the engine has failed; another one is made" in caplog.messages
 
 
 # --- the engine is lost ---------------------------------------------------------------------------

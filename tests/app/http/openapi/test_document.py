@@ -110,15 +110,16 @@ def test_no_field_of_an_answer_is_optional_because_of_a_default() -> None:
 # --- statuses of each route -----------------------------------------------------------------------
 
 READ = {"200"}
+VERDICT = {"200", "503"}
 OF_A_MODEL = {"200", "404"}
 OF_ONE_THAT_SERVES = {"200", "404", "503"}
 INFERENCE = {"200", *map(str, REASONS)}
 
 ENDS = {
-    "/healthz": READ,
-    "/readyz": {"200", "503"},
-    "/v2/health/live": READ,
-    "/v2/health/ready": {"200", "503"},
+    "/healthz": VERDICT,
+    "/readyz": VERDICT,
+    "/v2/health/live": VERDICT,
+    "/v2/health/ready": VERDICT,
     "/v2": READ,
     "/v2/models": READ,
     "/v2/models/stats": READ,

@@ -91,12 +91,45 @@ def test_a_healthy_server_says_so_on_every_route(
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
-def test_liveness_depends_on_nothing(serve: Serve, path: str) -> None:
+def test_a_server_whose_models_have_all_failed_is_not_alive(serve: Serve, path: str) -> None:
+    """It will never serve: a supervisor may act."""
     compiler = PuppetCompiler()
     compiler.fail = RuntimeError("no")
-    served = serve(compiler=compiler)
+    response = serve(compiler=compiler).client.get(path)
+    assert response.status_code == 503
+    if path == "/healthz":
+        reason = "model 'puppet': RuntimeError: no"
+        assert response.get_json() == {"alive": False, "reason": reason}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
+def test_a_server_that_serves_one_model_is_alive(serve: Serve, path: str) -> None:
+    good = puppet_config(name="good", rows=(4,))
+    served = serve(puppet_config(name="bad", rows=(4,)), good, model=first_fails)
+    assert served.client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v2/health/live"])
+def test_a_server_that_drains_is_alive(serve: Serve, path: str) -> None:
+    served = serve()
     served.engine.drain()
     assert served.client.get(path).status_code == 200
+
+
+def test_a_batch_that_hangs_ends_readiness_first_and_liveness_later(serve: Serve) -> None:
+    clock = FakeClock()
+    served = serve(clock=clock)
+    served.hold()
+    waiting = served.infer_later(1.0)
+    served.wait_on_device()
+    for seconds, ready, alive in ((STALL_S - 1, 200, 200), (2, 503, 200), (4 * STALL_S, 503, 503)):
+        clock.advance(seconds)
+        assert served.client.get("/readyz").status_code == ready
+        assert served.client.get("/healthz").status_code == alive
+    said = served.client.get("/healthz").get_json()
+    assert said["reason"] == "model 'puppet': a batch has been on the device for 51 s"
+    served.release()
+    waiting.result(PATIENCE_S)
 
 
 def test_a_required_model_that_failed_keeps_the_server_unready_and_says_why(serve: Serve) -> None:
