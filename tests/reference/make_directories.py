@@ -37,7 +37,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaTokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -54,7 +54,7 @@ TEXTS = [
     "Full to The Brim!",
     "the café is full of 水杯, and über goblets",
     "",
-    "pour [MASK] to plain [extra] the brim",
+    "pour [MASK] to plain [extra] the   <mask>  brim",
     " ".join(["full to the brim and pouring a goblet of"] * 3) + " cafe",
     "brims",
 ]
@@ -143,6 +143,23 @@ def unigram(folder: Path, special: bool) -> None:
     edit(folder, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
+def xlm(folder: Path) -> None:
+    """The tokenizer of the multilingual encoders, as the library makes and saves it."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁full", "▁to", "▁the", "▁brim", "▁", "f", "u"]
+    pieces += ["l", "t", "o", "h", "e", "b", "r", "i", "m", "▁go", "blet", "s", "a", "<mask>"]
+    scored = [(piece, -float(n % 7)) for n, piece in enumerate(pieces)]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    XLMRobertaTokenizer(vocab=scored, model_max_length=LIMIT).save_pretrained(folder)
+
+
+def xlm_with_its_own_rules(folder: Path) -> None:
+    """The same with the normalizer that earlier versions wrote."""
+    xlm(folder)
+    rule = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    edit(folder, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [rule]})
+
+
 def no_specials(folder: Path) -> None:
     """A tokenizer that puts nothing around a text."""
     edit(folder, "tokenizer.json", post_processor=None)
@@ -176,6 +193,9 @@ def alone(folder: Path) -> None:
     for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
         (folder / name).unlink()
     shutil.rmtree(folder / "1_Pooling")
+
+
+torch.manual_seed(11)
 
 
 def dense(out: int, function: Any, **more: Any) -> Dense:
@@ -300,6 +320,8 @@ CASES: dict[str, tuple[list[Any], Callable[[Path], Any]]] = {
     "without-modules": (MEAN, alone),
     "no-special-tokens": (MEAN, no_specials),
     "unigram": (MEAN, lambda folder: unigram(folder, special=True)),
+    "xlm": (MEAN, xlm),
+    "xlm-with-a-normalizer": (MEAN, xlm_with_its_own_rules),
     "extra-token": (MEAN, extra),
     "limit-of-the-positions": (
         MEAN,

@@ -7,6 +7,7 @@ What two versions of the library would read differently is refused.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ BERT: Final = tuple(
 """Classes that make normalizer, pre-tokenizer and special tokens themselves."""
 
 XLM: Final = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
-"""Classes that use tokenizer.json's vocabulary, and the same rules as its other parts."""
+"""Classes that take the vocabulary, and a precompiled normalizer, from tokenizer.json."""
 
 AS_IT_STANDS: Final = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes that use tokenizer.json as it stands."""
@@ -102,7 +103,7 @@ def _parts(part: Any) -> list[Any]:
 
 LOCAL_NORMALIZERS: Final = (
     *(BertNormalizer, Lowercase, normalizers.StripAccents, normalizers.Precompiled),
-    *(normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD),
+    *(normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD, normalizers.Nmt),
 )
 """Normalizers that change a character by itself, or with the marks that follow it."""
 
@@ -123,8 +124,10 @@ def pieces_of(tokenizer: Tokenizer) -> Pieces | None:
     splits = _parts(tokenizer.pre_tokenizer)
     spaced = splits[:1] and isinstance(splits[0], SPLITTERS[:3])
     added = list(tokenizer.get_added_tokens_decoder().values())
+    changes = [one for one in _parts(tokenizer.normalizer) if not _one_space(one)]
+    local = (*LOCAL_NORMALIZERS, normalizers.Strip) if spaced else LOCAL_NORMALIZERS
     if (
-        not all(isinstance(one, LOCAL_NORMALIZERS) for one in _parts(tokenizer.normalizer))
+        not all(isinstance(one, local) for one in changes)
         or not all(isinstance(one, (*SPLITTERS, pre_tokenizers.Metaspace)) for one in splits)
         or not splits
         # it takes white space in front of it away, however much that is
@@ -185,15 +188,15 @@ def _side(config: Mapping[str, Any], content: Mapping[str, Any], what: str) -> s
     return str(side)
 
 
+_OTHERWISE: Final = f"or tokenizer_class {AS_IT_STANDS[0]!r} in {CONFIG},"
+
+
 def _apply_class(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
     name = config.get("tokenizer_class")
     if name is None or name in BERT:
         _apply_bert(tokenizer, config, str(name or BERT[0]))
     elif name in XLM:
-        if not isinstance(tokenizer.model, Unigram):
-            raise refused(FILE, "model", type(tokenizer.model).__name__, f"a Unigram for {name}")
-        if config.get("add_prefix_space") is False:
-            raise refused(CONFIG, "add_prefix_space", False, "true")
+        _check_xlm(tokenizer, config, str(name))
     elif name not in AS_IT_STANDS:
         known = ", ".join((*BERT, *XLM, *AS_IT_STANDS))
         raise refused(CONFIG, "tokenizer_class", name, f"one of {known}")
@@ -214,7 +217,6 @@ _FLAGS: Final = {
 
 def _apply_bert(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> None:
     """BERT's own parts, with what tokenizer_config.json says about them."""
-    other = f"or tokenizer_class {AS_IT_STANDS[0]!r} in {CONFIG},"
     for part, kind in (
         ("model", WordPiece),
         ("normalizer", BertNormalizer),
@@ -222,11 +224,13 @@ def _apply_bert(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> N
     ):
         found = getattr(tokenizer, part)
         if not isinstance(found, kind):
-            raise refused(FILE, part, type(found).__name__, f"{kind.__name__} for {name}, {other}")
+            expected = f"{kind.__name__} for {name}, {_OTHERWISE}"
+            raise refused(FILE, part, type(found).__name__, expected)
     pieces = tokenizer.model
     for key, usual in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", 100)):
         if getattr(pieces, key) != usual:
-            raise refused(FILE, key, getattr(pieces, key), f"{usual!r} for {name}, {other}")
+            expected = f"{usual!r} for {name}, {_OTHERWISE}"
+            raise refused(FILE, key, getattr(pieces, key), expected)
     lower, chinese = (
         keys.truth(CONFIG, key, True if config.get(key) is None else config[key])
         for key in ("do_lower_case", "tokenize_chinese_chars")
@@ -237,15 +241,47 @@ def _apply_bert(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> N
         strip_accents=config.get("strip_accents"),
         lowercase=lower,
     )
-    names = [_content(CONFIG, key, config.get(key) or usual) for key, usual in _ENDS.items()]
-    ends = [tokenizer.token_to_id(token) for token in names]
-    found = _ids(tokenizer, "")
-    if found != ends:
-        expected = f"one that puts {' and '.join(names)} around a text for {name}, {other}"
-        raise refused(FILE, "post_processor", found, expected)
+    ends = [_content(CONFIG, key, config.get(key) or usual) for key, usual in _ENDS.items()]
+    _check_ends(tokenizer, name, ends)
 
 
 _ENDS: Final = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+
+
+def _check_xlm(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> None:
+    """XLM-R's own parts; one space for several changes nothing where spaces divide the text."""
+    if config.get("add_prefix_space") is False:
+        raise refused(CONFIG, "add_prefix_space", False, "true")
+    usual: Mapping[str, tuple[type, ...]] = {
+        "model": (Unigram,),
+        "pre_tokenizer": (pre_tokenizers.WhitespaceSplit, pre_tokenizers.Metaspace),
+        "normalizer": (normalizers.Precompiled,),
+    }
+    for part, kinds in usual.items():
+        found = [one for one in _parts(getattr(tokenizer, part)) if not _one_space(one)]
+        types = [type(one) for one in found]
+        if types != list(kinds) and (part != "normalizer" or types):
+            names = [kind.__name__ for kind in types]
+            wanted = " and ".join(kind.__name__ for kind in kinds)
+            raise refused(FILE, part, names, f"{wanted} for {name}, {_OTHERWISE}")
+    tokens = (config.get("bos_token") or "<s>", config.get("eos_token") or "</s>")
+    _check_ends(tokenizer, name, [_content(CONFIG, "bos_token", token) for token in tokens])
+
+
+def _one_space(part: Any) -> bool:
+    """Whether it replaces several spaces by one."""
+    if not isinstance(part, normalizers.Replace):
+        return False
+    state = json.loads(part.__getstate__())
+    return bool(state["pattern"] == {"Regex": " {2,}"} and state["content"] == " ")
+
+
+def _check_ends(tokenizer: Tokenizer, name: str, tokens: list[str]) -> None:
+    """The class puts these around a text, whatever tokenizer.json does."""
+    found = _ids(tokenizer, "")
+    if found != [tokenizer.token_to_id(token) for token in tokens]:
+        expected = f"one that puts {' and '.join(tokens)} around a text for {name}, {_OTHERWISE}"
+        raise refused(FILE, "post_processor", found, expected)
 
 
 def _ids(tokenizer: Tokenizer, sample: str) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from engine.errors import ConfigError, InvalidRequest
 from engine.models.families.bert import tokenize as tokenize_module
@@ -175,6 +175,19 @@ TOKENIZERS = {
     "pieces": made(
         models.Unigram(SCORES, 1), normalizers.NFKC(), pre_tokenizers.Metaspace(), *ADDED
     ),
+    "spaces-made-one": made(
+        models.Unigram(SCORES, 1),
+        normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(" {2,}"), " ")]),
+        pre_tokenizers.Metaspace(),
+        *ADDED,
+    ),
+    "stripped": made(
+        models.Unigram(SCORES, 1),
+        normalizers.Sequence([normalizers.Nmt(), normalizers.Strip()]),
+        SPACED,
+        *ADDED,
+        GREEDY,
+    ),
     "spaced": made(models.Unigram(SCORES, 1), normalizers.NFC(), SPACED, *ADDED, GREEDY),
 }
 FRAGMENTS = (
@@ -212,7 +225,7 @@ def test_a_piece_of_a_text_has_its_first_tokens_and_more(name: str, text: str, t
     [
         pytest.param(None, None, (), id="no-words"),
         pytest.param(normalizers.Replace("a", "b"), SPACED, (), id="a-pattern"),
-        pytest.param(normalizers.Strip(), SPACED, (), id="the-end-matters"),
+        pytest.param(normalizers.Strip(), pre_tokenizers.Metaspace(), (), id="the-end-matters"),
         pytest.param(None, pre_tokenizers.ByteLevel(), (), id="a-pattern-that-looks-ahead"),
         pytest.param(None, pre_tokenizers.Metaspace(), (GREEDY,), id="spaces-taken-away-later"),
     ],
