@@ -98,7 +98,14 @@ class SourceTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     options: dict[str, Any] = {}
 
 
-class ModelTable(SourceTable, forbid_unknown_fields=True, frozen=True):
+class EmbeddingsTable(SourceTable, forbid_unknown_fields=True, frozen=True):
+    """The keys of `[[models]]` that are about OpenAI's embeddings."""
+
+    token_ids: bool | msgspec.UnsetType = msgspec.UNSET
+    dimensions: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ModelTable(EmbeddingsTable, forbid_unknown_fields=True, frozen=True):
     """`[[models]]`. A key that is UNSET here gets its default from `ModelConfig`."""
 
     rows: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET

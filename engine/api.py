@@ -44,6 +44,7 @@ from engine.models.config import ModelConfig as ModelConfig
 from engine.models.config import Source as Source
 from engine.models.model import ModelState as ModelState
 from engine.models.processor import Parameter as Parameter
+from engine.models.processor import TokenIds as TokenIds
 from engine.models.signature import Signature as Signature
 from engine.models.tensors import DTYPES as DTYPES
 from engine.models.tensors import LENGTH as LENGTH
@@ -167,12 +168,12 @@ class Endpoint(Protocol):
     def prepare(
         self,
         interface: ModelInterface,
-        inputs: Arrays,
+        inputs: Arrays | TokenIds,
         timeout_s: float | None = None,
         priority: int = 0,
         arrived_at: float | None = None,
     ) -> Request:
-        """Preprocess and validate client tensors, rows first, in the calling thread.
+        """Preprocess and validate client tensors, rows first, or token ids, in the calling thread.
 
         `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
         the default. `arrived_at` is when the request was read; without it, it arrives now. Raises

@@ -22,6 +22,7 @@ from engine.api import (
     ModelInterface,
     PendingResult,
     TensorSpec,
+    TokenIds,
     TooManyWaiting,
 )
 
@@ -70,7 +71,7 @@ class InferenceContext:
 
     def run(
         self,
-        inputs: Arrays,
+        inputs: Arrays | TokenIds,
         encode: Callable[[PendingResult, Arrays], PreparedResponse],
         timeout_s: float | None = None,
         priority: int = 0,
@@ -107,7 +108,9 @@ class InferenceContext:
         request.pending = answer
         return answer
 
-    def _submit(self, inputs: Arrays, timeout_s: float | None, priority: int) -> PendingResult:
+    def _submit(
+        self, inputs: Arrays | TokenIds, timeout_s: float | None, priority: int
+    ) -> PendingResult:
         endpoint, request = self.endpoint, self.request
         header_s = timeout_of(request.environ)
         if header_s is not None:

@@ -108,6 +108,8 @@ class ModelConfig(BatchingConfig):
     """One model as it is to be served.
 
     rows, lengths  bucket sizes, strictly increasing; `lengths` only with a dynamic axis
+    token_ids      OpenAI's route accepts ids of the model's own tokenizer in place of texts
+    dimensions     sizes that an embedding may be cut to, because the model was trained for them
     base           the directory that relative paths start from
     """
 
@@ -115,6 +117,8 @@ class ModelConfig(BatchingConfig):
     source: Source
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     lengths: tuple[int, ...] = ()
+    token_ids: bool = False
+    dimensions: tuple[int, ...] = ()
     base: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
@@ -125,9 +129,10 @@ class ModelConfig(BatchingConfig):
             raise ConfigError("name", self.name, "another name; /v2/models/stats is a route")
         if not self.rows:
             raise ConfigError("rows", [], "at least one bucket size")
-        for key, axis in (("rows", self.rows), ("lengths", self.lengths)):
-            if list(axis) != sorted(set(axis)) or any(size < 1 for size in axis):
-                raise ConfigError(key, list(axis), "whole numbers from 1 up, strictly increasing")
+        for key in ("rows", "lengths", "dimensions"):
+            sizes: tuple[int, ...] = getattr(self, key)
+            if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
+                raise ConfigError(key, list(sizes), "whole numbers from 1 up, strictly increasing")
 
     @property
     def grid(self) -> BucketGrid:

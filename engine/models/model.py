@@ -70,11 +70,10 @@ class Model:
         edges: Edges | None = None,
         example: Mapping[str, list[Any]] | None = None,
         max_length: int | None = None,
-        detokenize: Callable[[Sequence[int]], str] | None = None,
         host: str = "",
         platform: str = "jax",
     ) -> None:
-        if host and (preprocess or postprocess or detokenize):
+        if host and (preprocess or postprocess):
             raise ValueError("a model has hooks of its own or a host, not both")
         for hook, name, specs in (
             (preprocess, "device_inputs", device_inputs),
@@ -92,7 +91,7 @@ class Model:
             platform=platform,
         )
         self.host = host
-        self.processor = HostProcessor(preprocess, postprocess, detokenize)
+        self.processor = HostProcessor(preprocess, postprocess)
         self.program = Program(apply, params, golden, edges)
 
 

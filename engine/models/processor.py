@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine.errors import BrimError, ExecutionFailed
+from engine.errors import BrimError, ExecutionFailed, InvalidRequest
 from engine.models.tensors import Arrays
 
 log = logging.getLogger("brim.engine")
@@ -30,30 +30,45 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenIds:
+    """Client inputs in place of texts: for each row the ids of the model's own vocabulary."""
+
+    rows: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
 class HostProcessor:
     """Runs before and after the device, in the thread of the request.
 
-    preprocess   client inputs -> `Prepared`; None if clients send the device inputs
-    postprocess  device outputs -> client outputs; None if they are the same
-    detokenize   token ids of the model's own vocabulary -> text; None without a vocabulary
-    quick_bytes  for requests that long or shorter, `preprocess` takes at most half a millisecond
+    preprocess      client inputs -> `Prepared`; None if clients send the device inputs
+    postprocess     device outputs -> client outputs; None if they are the same
+    preprocess_ids  for each row the ids of the model's own vocabulary -> `Prepared`; None if the
+                    model has no vocabulary
+    quick_bytes     for requests that long or shorter, `preprocess` takes at most half a millisecond
     """
 
     preprocess: Callable[[Arrays], Prepared] | None = None
     postprocess: Callable[[Arrays], Arrays] | None = None
-    detokenize: Callable[[Sequence[int]], str] | None = None
+    preprocess_ids: Callable[[Sequence[Sequence[int]]], Prepared] | None = None
     quick_bytes: int = 0
 
-    def prepare(self, inputs: Arrays) -> Prepared:
-        """Run `preprocess`. Raises its `BrimError`, or `ExecutionFailed` for anything else."""
-        if self.preprocess is None:
-            return Prepared(inputs)
+    def prepare(self, inputs: Arrays | TokenIds) -> Prepared:
+        """Run `preprocess`, or `preprocess_ids`. Raises its `BrimError`, or `ExecutionFailed` for
+        anything else.
+        """
         try:
-            return self.preprocess(inputs)
+            if isinstance(inputs, TokenIds):
+                return self._preprocess_ids(inputs.rows)
+            return Prepared(inputs) if self.preprocess is None else self.preprocess(inputs)
         except BrimError:
             raise
         except BaseException as error:  # SystemExit too: it would end a thread, or the process
             raise failure("the model's preprocess failed", error) from error
+
+    def _preprocess_ids(self, rows: Sequence[Sequence[int]]) -> Prepared:
+        if self.preprocess_ids is None:
+            raise InvalidRequest("input", "this model takes no token ids")
+        return self.preprocess_ids(rows)
 
     def finish(self, outputs: Arrays) -> Arrays:
         """Run `postprocess`. Raises `ExecutionFailed` for anything that it raises."""

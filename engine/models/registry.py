@@ -64,7 +64,22 @@ def load(config: ModelConfig) -> Model:
     model = family(config).load(config)
     if model.host:
         model.processor = host_processor(config, model.host)
+    if config.token_ids and model.processor.preprocess_ids is None:
+        raise ConfigError("token_ids", True, "false: the model's host has no preprocess_ids")
+    _check_dimensions(config, model)
     return model
+
+
+def _check_dimensions(config: ModelConfig, model: Model) -> None:
+    wanted = list(config.dimensions)
+    if not wanted:
+        return
+    vector = model.signature.vector
+    if vector is None:
+        raise ConfigError("dimensions", wanted, "none: the model does not have one vector output")
+    if wanted[-1] >= vector.shape[0]:
+        expected = f"sizes below {vector.shape[0]}, that of the output {vector.name!r}"
+        raise ConfigError("dimensions", wanted, expected)
 
 
 def host_processor(config: ModelConfig, host: str) -> HostProcessor:

@@ -36,6 +36,12 @@ class Signature:
                 raise ValueError(f"{spec.name}: BYTES cannot go to a device; add a preprocess")
 
     @property
+    def vector(self) -> TensorSpec | None:
+        """The output that is an embedding: the only one of FP32 with one axis of a fixed size."""
+        found = [spec for spec in self.outputs if spec.datatype == "FP32" and len(spec.shape) == 1]
+        return found[0] if len(found) == 1 and found[0].shape != (LENGTH,) else None
+
+    @property
     def dynamic(self) -> bool:
         """Whether the rows have a dynamic axis."""
         return any(LENGTH in spec.shape for spec in self.device_inputs)

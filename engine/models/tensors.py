@@ -41,7 +41,8 @@ class TensorSpec:
 
     `shape` is that of one row, with `LENGTH` for the dynamic axis. `pad` fills padding.
     `nonfinite` allows NaN and infinity in an output; otherwise they fail the request whose row
-    made them. INT64, UINT64 and FP64 are narrowed to 32 bits on the device.
+    made them. `normalized` says that each row of an output is a vector of length 1. INT64, UINT64
+    and FP64 are narrowed to 32 bits on the device.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TensorSpec:
     shape: tuple[int, ...] = ()
     pad: float = 0
     nonfinite: bool = False
+    normalized: bool = False
     dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
     """The numpy dtype on the wire."""
     device_dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)

@@ -11,6 +11,7 @@ from typing import Final
 from engine.errors import BrimError, ModelFailed, Refused
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
+from engine.models.processor import TokenIds
 from engine.models.tensors import Arrays
 from engine.runtime.device_group import DeviceGroup
 from engine.runtime.pending import Home, Pending, PendingResult
@@ -161,7 +162,7 @@ class Endpoint:
     def prepare(
         self,
         interface: ModelInterface,
-        inputs: Arrays,
+        inputs: Arrays | TokenIds,
         timeout_s: float | None = None,
         priority: int = 0,
         arrived_at: float | None = None,

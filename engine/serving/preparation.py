@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from engine.errors import BrimError, DeadlineExceeded, InvalidRequest
 from engine.models.config import ModelConfig
-from engine.models.processor import Prepared
+from engine.models.processor import Prepared, TokenIds
+from engine.models.signature import Signature
 from engine.models.tensors import Arrays, Extent, validate
 from engine.runtime.request import Request, too_many_rows
 from engine.scheduling.admission import AdmissionProbe
@@ -35,12 +36,13 @@ class RequestPreparer:
     def prepare(
         self,
         interface: ModelInterface,
-        inputs: Arrays,
+        inputs: Arrays | TokenIds,
         timeout_s: float | None,
         priority: int,
         arrived_at: float | None = None,
     ) -> Request:
-        """Client tensors, rows first, become a request, which arrived at `arrived_at` or now.
+        """Client tensors, rows first, or token ids become a request, which arrived at `arrived_at`
+        or now.
 
         `timeout_s` can only shorten the model's own. `priority` 1 is the highest, 9 the lowest, 0
         the default, which is 5. Raises `InvalidRequest`, `ExecutionFailed` for an error in the
@@ -58,7 +60,7 @@ class RequestPreparer:
         signature, grid = interface.signature, self._grid
         prepared = self._preprocess(interface, inputs, arrived_at, deadline, level)
         if interface.hooked:  # the engine's process does the rest
-            extent = Extent(validate(signature.inputs, inputs).rows, grid.max_length)
+            extent = Extent(_rows(signature, inputs), grid.max_length)
         else:
             extent = validate(signature.device_inputs, prepared.inputs, grid.max_length)
         self._check_rows(extent.rows)
@@ -72,11 +74,16 @@ class RequestPreparer:
             raise too_many_rows("inputs", rows, self._max_rows)
 
     def _preprocess(
-        self, interface: ModelInterface, inputs: Arrays, now: float, deadline: float, priority: int
+        self,
+        interface: ModelInterface,
+        inputs: Arrays | TokenIds,
+        now: float,
+        deadline: float,
+        priority: int,
     ) -> Prepared:
         if interface.processor.preprocess is None and not interface.hooked:
-            return Prepared(inputs)
-        rows = validate(interface.signature.inputs, inputs).rows
+            return interface.processor.prepare(inputs)
+        rows = _rows(interface.signature, inputs)
         self._check_rows(rows)
         # under overload most requests are refused: those that could not be answered in time even if
         # all their rows were short are refused before the preprocess is paid for
@@ -91,3 +98,10 @@ class RequestPreparer:
             allowed = deadline - now
             raise DeadlineExceeded(f"no answer within {allowed:.3g} s: preprocess took longer")
         return prepared
+
+
+def _rows(signature: Signature, inputs: Arrays | TokenIds) -> int:
+    """The number of rows of valid inputs. Raises `InvalidRequest`."""
+    if isinstance(inputs, TokenIds):
+        return len(inputs.rows)
+    return validate(signature.inputs, inputs).rows

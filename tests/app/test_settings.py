@@ -38,8 +38,9 @@ WORKERS_ALLOWED = '"auto", or a whole number from 1 to 256'
 PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\n'
 DIGITS = '[[models]]\nname = "d"\nfamily = "digits"\n'
 NO_MODEL_KEYS = (
-    "name, family, path, sha256, factory, options, rows, lengths, max_wait_ms, "
-    "max_queue_rows, max_request_rows, timeout_ms, slo_ms, weight, in_flight, tolerance, "
+    "name, family, path, sha256, factory, options, token_ids, dimensions, rows, lengths, "
+    "max_wait_ms, max_queue_rows, max_request_rows, timeout_ms, slo_ms, weight, in_flight, "
+    "tolerance, "
     "compile_threads, required"
 )
 
@@ -105,6 +106,8 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         options = { a = 1 }
         rows = [1, 8]
         lengths = [16, 32]
+        token_ids = true
+        dimensions = [8, 16]
         max_wait_ms = 3
         weight = 2
         max_queue_rows = 7
@@ -122,6 +125,8 @@ def test_every_key_is_read_and_converted_to_its_unit(write: Write) -> None:
         source=Source(factory="engine.testing:puppet_model", options={"a": 1}),
         rows=(1, 8),
         lengths=(16, 32),
+        token_ids=True,
+        dimensions=(8, 16),
         max_wait_s=0.003,
         weight=2.0,
         max_queue_rows=7,
@@ -714,6 +719,7 @@ def test_the_readme_has_the_right_defaults() -> None:
         "factory",
         "options",
         "lengths",
+        "dimensions",
         "threads",
     }
     for key in written.keys() - without:

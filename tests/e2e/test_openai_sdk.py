@@ -65,11 +65,20 @@ def test_usage_counts_the_tokens_with_their_special_ones(client: openai.OpenAI) 
     assert answer.usage.total_tokens == answer.usage.prompt_tokens
 
 
-def test_tokens_give_the_embedding_of_their_text(client: openai.OpenAI) -> None:
-    text = client.embeddings.create(model="minilm", input="hello world").data[0].embedding
-    for tokens in ([7592, 2088], [[7592, 2088]]):
-        answer = client.embeddings.create(model="minilm", input=tokens)
-        np.testing.assert_allclose(answer.data[0].embedding, text, atol=1e-6)
+def test_the_token_lists_that_langchain_sends_are_refused_with_what_to_set(
+    client: openai.OpenAI,
+) -> None:
+    hello_world = [[15339, 1917]]  # in cl100k_base
+    with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
+        client.embeddings.create(model="minilm", input=hello_world)
+
+
+def test_a_cut_text_is_reported_beside_the_embeddings(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="minilm", input=["short", "word " * 300])
+    assert answer.model_extra == {
+        "parameters": {"truncated_rows": 1, "truncated_row_indices": "1", "token_limit": 256}
+    }
+    assert not client.embeddings.create(model="minilm", input="short").model_extra
 
 
 def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
@@ -85,7 +94,7 @@ def test_the_models_are_listed_and_found(client: openai.OpenAI) -> None:
         pytest.param("nope", "x", openai.NotFoundError, "unknown model 'nope'", id="no-such-model"),
         pytest.param("digits", "x", openai.BadRequestError, "does not turn texts", id="no-texts"),
         pytest.param("minilm", [], openai.BadRequestError, "empty list", id="nothing-to-embed"),
-        pytest.param("minilm", [10**9], openai.BadRequestError, "token 1000000000", id="no-token"),
+        pytest.param("minilm", [7592], openai.BadRequestError, "got token ids", id="token-ids"),
     ],
 )
 def test_errors_have_the_sdks_types(

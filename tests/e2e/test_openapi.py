@@ -38,6 +38,8 @@ LETTERS = """
 name = "letters"
 factory = "text_model:create"
 rows = [1, 2]
+token_ids = true
+dimensions = [2, 4]
 """
 
 
@@ -45,7 +47,8 @@ rows = [1, 2]
 def server(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server with a numeric and a text model, so that every route can answer."""
     directory = tmp_path_factory.mktemp("openapi")
-    (directory / "text_model.py").symlink_to(Path(__file__).with_name("text_model.py"))
+    for name in ("text_model.py", "text_host.py"):
+        (directory / name).symlink_to(Path(__file__).with_name(name))
     config = directory / "both.toml"
     config.write_text(DIGITS + LETTERS, encoding="utf-8")
     server = start(config)

@@ -20,9 +20,19 @@ with atheris.instrument_imports(include=["app", "engine"]):
     from app.http.codecs import oip, openai
     from app.http.codecs.messages import InferRequest, parse
     from engine.errors import InvalidRequest
+    from engine.models.processor import HostProcessor, Prepared, TokenIds
+    from engine.models.signature import Signature
+    from engine.serving.version import ModelInterface
+    from engine.testing import puppet_config
 
 from tests.fuzz.requests import SPECS, Builder
 
+TEXT = SPECS[1]
+READER = ModelInterface(
+    "1", Signature((TEXT,), SPECS[:1], SPECS[:1], SPECS[:1]),
+    HostProcessor(preprocess_ids=lambda rows: Prepared({})),
+)  # fmt: skip
+CONFIG = puppet_config(token_ids=True)
 tried: Counter[str] = Counter()
 decoded: Counter[str] = Counter()
 valued: Counter[str] = Counter()
@@ -43,7 +53,8 @@ def embeddings(builder: Builder) -> None:
     if isinstance(given, list) and builder.yes():
         given.append(builder.odd())
     asked = parse(json.dumps(body).encode(), openai.EmbeddingsRequest)
-    valued["embeddings"] += openai.sentences(asked, lambda tokens: "x" * len(tokens)).size > 0
+    decoded = openai.decode(asked, TEXT, READER, CONFIG, max_rows=8)
+    valued["embeddings"] += isinstance(decoded, TokenIds) or decoded["b"].size > 0
 
 
 def infer(builder: Builder) -> None:

@@ -15,7 +15,7 @@ from app.http.responses.deferred import Deferred
 from app.http.responses.operation import INFERENCE, JSON, UNKNOWN, Operation, answers
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
-from engine.api import Arrays, InvalidRequest, PendingResult
+from engine.api import Arrays, PendingResult
 
 blueprint = Blueprint("openai", __name__)
 
@@ -31,17 +31,19 @@ def embeddings() -> Response:
     context = InferenceContext(request, services(), sent.model)
     with context.permit:
         text, vector = openai.tensors(sent.model, context.interface.signature)
-        if (got := sent.dimensions) not in (None, *vector.shape):
-            raise InvalidRequest("dimensions", f"got {got}, expected {vector.shape[0]}")
-        detokenize = context.interface.processor.detokenize
-        sentences = openai.sentences(sent, detokenize, context.max_rows)
+        config = context.endpoint.config
+        openai.check_dimensions(sent, vector, config)
+        inputs = openai.decode(sent, text, context.interface, config, context.max_rows)
         accepts = context.request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
         def encode(pending: PendingResult, outputs: Arrays) -> PreparedResponse:
-            content = openai.encode(sent, outputs[vector.name], pending.request.prepared.tokens)
+            prepared = pending.request.prepared
+            content = openai.encode(
+                sent, outputs[vector.name], vector, prepared.tokens, prepared.parameters
+            )
             return body.answer(content, JSON, accepts)
 
-        return Deferred(context.run({text.name: sentences}, encode))
+        return Deferred(context.run(inputs, encode))
 
 
 class OpenAIModel(Answer, frozen=True):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from typing import Final
 
-from engine.errors import EngineLost, ExecutionFailed, InvalidRequest
+from engine.errors import EngineLost
 from engine.transport.client.link import LOST, Link
 from engine.transport.protocol.messages import Answer, Ask
 
@@ -23,27 +22,20 @@ class Asks:
         self._number = 0
         self._answers: dict[int, Answer | None] = {}
 
-    def ask(self, link: Link, model: str = "", tokens: Sequence[int] = ()) -> bytes:
-        """The content of the answer. Raises `EngineLost` if there is none in time, and
-        `InvalidRequest` or `ExecutionFailed` if the answer says so.
-        """
+    def ask(self, link: Link) -> bytes:
+        """The content of the answer. Raises `EngineLost` if there is none in time."""
         with self._changed:
             self._number += 1
             number = self._number
             self._answers[number] = None
         try:
-            link.messages.send(Ask(number, model, list(tokens)))
-            answer = self._wait(number)
+            link.messages.send(Ask(number))
+            return self._wait(number).content
         except OSError as error:
             raise EngineLost(f"{LOST}: {error}", 1.0) from None
         finally:
             with self._changed:
                 self._answers.pop(number, None)
-        if answer.field:
-            raise InvalidRequest(answer.field, answer.error)
-        if answer.error:
-            raise ExecutionFailed(answer.error)
-        return answer.content
 
     def _wait(self, number: int) -> Answer:
         give_up_at = time.monotonic() + ANSWER_S

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from engine.errors import BrimError, DeadlineTooShort, EngineLost, ModelFailed, Refused
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
+from engine.models.processor import TokenIds
 from engine.models.tensors import Arrays
 from engine.runtime.request import Request, late, queue_full
 from engine.scheduling.admission import AdmissionProbe
@@ -98,7 +99,7 @@ class RemoteEndpoint:
     def prepare(
         self,
         interface: ModelInterface,
-        inputs: Arrays,
+        inputs: Arrays | TokenIds,
         timeout_s: float | None = None,
         priority: int = 0,
         arrived_at: float | None = None,

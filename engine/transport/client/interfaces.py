@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 
 from engine.errors import LoadError
 from engine.models.config import ModelConfig
@@ -13,17 +11,10 @@ from engine.models.registry import host_processor
 from engine.serving.version import ModelInterface
 from engine.transport.protocol.messages import Offer
 
-AskText = Callable[[str, Sequence[int]], bytes]
-"""Asks the engine for the text of a model's token ids."""
 
-
-def interface_of(offer: Offer, config: ModelConfig, ask: AskText) -> ModelInterface:
+def interface_of(offer: Offer, config: ModelConfig) -> ModelInterface:
     """The interface of an offered version. Raises `LoadError`, or what a user's function raises."""
-    processor = HostProcessor()
-    if offer.host:
-        processor = _imported(config, offer.host)
-    elif offer.decodes:
-        processor = HostProcessor(detokenize=partial(_text, ask, offer.model))
+    processor = _imported(config, offer.host) if offer.host else HostProcessor()
     return ModelInterface(
         offer.version, offer.signature(), processor, offer.host, hooked=offer.hooked
     )
@@ -38,7 +29,3 @@ def _imported(config: ModelConfig, host: str) -> HostProcessor:
             "to a module that does not, or give preprocess and postprocess to Model"
         )
     return processor
-
-
-def _text(ask: AskText, model: str, tokens: Sequence[int]) -> str:
-    return ask(model, tokens).decode()

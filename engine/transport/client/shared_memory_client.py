@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
@@ -190,7 +189,7 @@ class SharedMemoryClient:
     def _accept(self, link: Link, offer: messages.Offer) -> None:
         endpoint = self._endpoints[offer.model]
         try:
-            interface = interface_of(offer, endpoint.config, partial(self._asks.ask, link))
+            interface = interface_of(offer, endpoint.config)
         except BaseException as error:  # whatever a user's function raises, SystemExit too
             log.exception("model %s cannot be served", offer.model)
             problem = f"its host {offer.host!r} failed: {type(error).__name__}: {error}"

@@ -66,23 +66,16 @@ class Parcel(msgspec.Struct, tag=True):
 
 
 class Ask(msgspec.Struct, tag=True):
-    """To the engine: answer with `Answer` of the same number.
-
-    Without a model it asks for an `EngineSnapshot`, with one for the text of these token ids.
-    """
+    """To the engine: answer with `Answer` of the same number, an encoded `EngineSnapshot`."""
 
     number: int
-    model: str = ""
-    tokens: list[int] = []
 
 
 class Answer(msgspec.Struct, tag=True):
-    """To the HTTP process: the encoded snapshot or the text; or why there is none."""
+    """To the HTTP process: what it asked for."""
 
     number: int
     content: bytes
-    error: str = ""
-    field: str = ""
 
 
 class Spec(msgspec.Struct, array_like=True):
@@ -93,15 +86,17 @@ class Spec(msgspec.Struct, array_like=True):
     shape: tuple[int, ...]
     pad: float
     nonfinite: bool
+    normalized: bool
 
     @classmethod
     def of(cls, spec: TensorSpec) -> Spec:
         """Its plain data."""
-        return cls(spec.name, spec.datatype, spec.shape, float(spec.pad), spec.nonfinite)
+        flags = (spec.nonfinite, spec.normalized)
+        return cls(spec.name, spec.datatype, spec.shape, float(spec.pad), *flags)
 
     def spec(self) -> TensorSpec:
         """The spec itself."""
-        return TensorSpec(self.name, self.datatype, self.shape, self.pad, self.nonfinite)
+        return TensorSpec(*msgspec.structs.astuple(self))
 
 
 class Offer(msgspec.Struct, tag=True):
@@ -111,7 +106,6 @@ class Offer(msgspec.Struct, tag=True):
     specs     inputs, outputs, device inputs, device outputs
     host      `module:function` that makes its hooks, or ""
     hooked    it has hooks that only the engine's process can run
-    decodes   it has a `detokenize` that only the engine's process can run
     """
 
     model: str
@@ -123,7 +117,6 @@ class Offer(msgspec.Struct, tag=True):
     platform: str
     host: str
     hooked: bool
-    decodes: bool
 
     @classmethod
     def of(cls, model: str, interface: ModelInterface, costs: Sequence[Cost]) -> Offer:
@@ -140,7 +133,6 @@ class Offer(msgspec.Struct, tag=True):
             signature.platform,
             interface.host,
             hooked=local and (processor.preprocess or processor.postprocess) is not None,
-            decodes=local and processor.detokenize is not None,
         )
 
     def cost_table(self) -> CostTable:

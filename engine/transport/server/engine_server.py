@@ -255,11 +255,9 @@ class EngineServer(Observer):
             case messages.Accept():
                 self._offers.accepted(channel, message)
                 self._next_write = 0.0
-            case messages.Ask(model=""):
+            case messages.Ask():
                 content = msgspec.msgpack.encode(self._offers.snapshot(), enc_hook=_plain)
                 channel.send(messages.Answer(message.number, content))
-            case messages.Ask():
-                self._hooks.detokenize(channel, message, self.client.endpoint(message.model))
             case _:
                 raise ValueError(f"unexpected message {message!r}")
 

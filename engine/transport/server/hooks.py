@@ -13,12 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from engine.errors import BrimError, ExecutionFailed, InvalidRequest
+from engine.errors import BrimError
 from engine.models.processor import failure
 from engine.runtime.pending import PendingResult
-from engine.serving.endpoint import Endpoint
 from engine.transport.protocol.layout import pack, unpack
-from engine.transport.protocol.messages import Answer, Ask
 from engine.transport.server.channel import Channel
 from engine.transport.server.requests import PackedRequest
 
@@ -69,24 +67,6 @@ class HookRunner:
         except BaseException as error:
             channel.answer(request, failure("internal error in the engine's process", error))
 
-    def detokenize(self, channel: Channel, ask: Ask, endpoint: Endpoint) -> None:
-        """Answer with the text of token ids."""
-        self._submit(partial(_detokenize, channel, ask, endpoint))
-
     def close(self) -> None:
         """End the threads; one whose hook hangs ends with the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _detokenize(channel: Channel, ask: Ask, endpoint: Endpoint) -> None:
-    try:
-        detokenize = endpoint.interface.processor.detokenize
-        if detokenize is None:
-            raise ExecutionFailed(f"model {ask.model!r} has no vocabulary")
-        answer = Answer(ask.number, detokenize(ask.tokens).encode())
-    except InvalidRequest as error:
-        answer = Answer(ask.number, b"", error.problem, error.field)
-    except BaseException as error:
-        failed = failure(f"detokenize of model {ask.model!r} failed", error)
-        answer = Answer(ask.number, b"", str(failed))
-    channel.send(answer)

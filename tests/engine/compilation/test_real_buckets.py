@@ -20,7 +20,7 @@ from engine.errors import ConfigError
 from engine.models import registry as models
 from engine.models.config import ModelConfig, Source
 from engine.models.model import Model, ModelState
-from engine.models.processor import HostProcessor, Prepared
+from engine.models.processor import HostProcessor, Prepared, TokenIds
 from engine.models.tensors import Array, Arrays, Extent
 from engine.runtime.request import Request
 from engine.runtime.staging import gather, scatter
@@ -80,18 +80,33 @@ def test_a_sentence_alone_gets_the_published_embedding(minilm: InProcessClient, 
     pending = submit(minilm, "minilm", texts(SENTENCES[row]))
     embedding = pending.result()["embedding"]
     np.testing.assert_allclose(embedding, EMBEDDINGS[row : row + 1], rtol=0, atol=1e-5)
-    cut = {"truncated_rows": "0", "token_limit": LIMIT}
-    assert pending.request.prepared.parameters == (cut if row in TOO_LONG else {})
+    assert pending.request.prepared.parameters == (cut_rows(0) if row in TOO_LONG else {})
+
+
+def cut_rows(*rows: int, limit: int = LIMIT) -> dict[str, int | str]:
+    """The parameters that report them."""
+    return {
+        "truncated_rows": len(rows),
+        "truncated_row_indices": ",".join(map(str, rows)),
+        "token_limit": limit,
+    }
+
+
+@pytest.mark.parametrize("ids", [[7592, 2088], [101, 7592, 2088, 102]], ids=["bare", "special"])
+def test_token_ids_get_the_embedding_of_their_text(minilm: InProcessClient, ids: list[int]) -> None:
+    expected = submit(minilm, "minilm", texts("hello world")).result()["embedding"]
+    endpoint = minilm.endpoint("minilm")
+    request = endpoint.prepare(endpoint.interface, TokenIds([ids]))
+    got = endpoint.submit(request).result()["embedding"]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    assert request.prepared.tokens == 4
 
 
 def test_all_sentences_in_one_request_get_the_published_embeddings(minilm: InProcessClient) -> None:
     pending = submit(minilm, "minilm", texts(*SENTENCES))
     embeddings = pending.result()["embedding"]
     np.testing.assert_allclose(embeddings, EMBEDDINGS, rtol=0, atol=1e-5)
-    assert pending.request.prepared.parameters == {
-        "truncated_rows": "46,47,48,49",
-        "token_limit": LIMIT,
-    }
+    assert pending.request.prepared.parameters == cut_rows(46, 47, 48, 49)
 
 
 def test_the_limit_is_that_of_the_longest_bucket_when_it_is_shorter_than_the_model_s(
@@ -106,7 +121,7 @@ def test_the_limit_is_that_of_the_longest_bucket_when_it_is_shorter_than_the_mod
         assert pending.request.prepared.parameters == {}
         pending = submit(client, "tiny", texts("full", "full to the brim is full a"))
         assert pending.result()["embedding"].shape == (2, 32)
-        assert pending.request.prepared.parameters == {"truncated_rows": "1", "token_limit": 8}
+        assert pending.request.prepared.parameters == cut_rows(1, limit=8)
 
 
 # --- a row does not depend on its neighbours -----------------------------------------------------

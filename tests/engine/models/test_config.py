@@ -67,6 +67,8 @@ def test_a_wrong_source_names_the_key_and_what_is_allowed(
         pytest.param({"rows": (2, 1)}, "rows", "strictly increasing", id="falling"),
         pytest.param({"rows": (1, 1)}, "rows", "strictly increasing", id="twice"),
         pytest.param({"lengths": (8, 4)}, "lengths", "strictly increasing", id="falling-lengths"),
+        pytest.param({"dimensions": (0,)}, "dimensions", "from 1 up", id="no-dimensions"),
+        pytest.param({"dimensions": (8, 4)}, "dimensions", "strictly", id="falling-dimensions"),
         pytest.param({"max_queue_rows": 0}, "max_queue_rows", "from 1 up", id="no-queue"),
         pytest.param({"in_flight": 0}, "in_flight", "from 1 up", id="nothing-in-in_flight_batch"),
         pytest.param({"compile_threads": 0}, "compile_threads", "from 1 up", id="no-compilers"),

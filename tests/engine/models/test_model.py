@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BrimError, ExecutionFailed, InvalidRequest
-from engine.models.processor import HostProcessor, Prepared
+from engine.models.processor import HostProcessor, Prepared, TokenIds
 from engine.models.tensors import LENGTH, TensorSpec
 from engine.testing import PUPPET_SPEC_IN, PUPPET_SPEC_OUT, puppet_model, rows
 
@@ -103,14 +103,12 @@ def test_a_processor_runs_the_hooks_of_its_model() -> None:
         device_inputs=(PUPPET_SPEC_IN,),
         postprocess=lambda outputs: {"y": outputs["y"] * 10},
         device_outputs=(PUPPET_SPEC_OUT,),
-        detokenize=lambda ids: "-".join(map(str, ids)),
     )
     prepared = model.processor.prepare(rows(1))
     assert prepared.inputs["x"].tolist() == [[2, 0]]
     assert (prepared.parameters, prepared.tokens) == ({"cut": True}, 2)
     assert model.processor.finish({"y": np.ones(1)})["y"].tolist() == [10]
-    assert model.processor.detokenize is not None
-    assert model.processor.detokenize([1, 2]) == "1-2"
+    assert model.processor.preprocess_ids is None
 
 
 @pytest.mark.parametrize(
@@ -124,6 +122,17 @@ def test_an_error_of_preprocess_is_typed(error: Exception, kind: type[BrimError]
     with pytest.raises(kind) as caught:
         HostProcessor(preprocess=raises(error)).prepare(rows(1))
     assert error in (caught.value, caught.value.__cause__)
+
+
+def test_token_ids_have_a_hook_of_their_own() -> None:
+    processor = HostProcessor(
+        preprocess=lambda inputs: Prepared({"x": inputs["x"] + 1}),
+        preprocess_ids=lambda rows: Prepared({"x": np.array([len(ids) for ids in rows])}),
+    )
+    assert processor.prepare(TokenIds([[7, 8], []])).inputs["x"].tolist() == [2, 0]
+    assert processor.prepare(rows(1)).inputs["x"].tolist() == [[2, 0]]
+    with pytest.raises(InvalidRequest, match="input: this model takes no token ids"):
+        HostProcessor(preprocess=processor.preprocess).prepare(TokenIds([[1]]))
 
 
 def test_every_error_of_postprocess_is_a_failed_execution() -> None:

@@ -10,8 +10,11 @@ import pytest
 from engine.errors import ConfigError, ModelFailed
 from engine.models import registry as models
 from engine.models.config import ModelConfig, Source
-from engine.models.model import ModelState
+from engine.models.model import Model, ModelState, Prepared
+from engine.models.processor import HostProcessor
 from engine.models.registry import FAMILIES
+from engine.models.tensors import LENGTH, TensorSpec
+from engine.testing import PUPPET_SPEC_IN, puppet_model
 
 
 def config_of(source: Source, **changes: Any) -> ModelConfig:
@@ -64,3 +67,69 @@ def test_a_family_that_cannot_load_fails_its_model_and_every_request_gets_the_re
         assert not client.ready
         with pytest.raises(ModelFailed, match="/nowhere/weights is not there"):
             client.infer("some", {})
+
+
+# --- what OpenAI's route needs --------------------------------------------------------------------
+
+TEXT = TensorSpec("text", "BYTES")
+VECTOR = TensorSpec("embedding", "FP32", (8,))
+
+
+def host(**_options: Any) -> HostProcessor:
+    return HostProcessor(preprocess_ids=lambda rows: Prepared({}))
+
+
+def load(monkeypatch: pytest.MonkeyPatch, model: Model, **changes: Any) -> Model:
+    """Load a model of a factory."""
+    monkeypatch.setattr("engine.models.factory._call", lambda *_arguments: model)
+    return models.load(config_of(Source(factory="engine.testing:puppet_model"), **changes))
+
+
+def embedder(*outputs: TensorSpec, **changes: Any) -> Model:
+    return puppet_model(
+        inputs=(TEXT,), outputs=outputs or (VECTOR,), device_inputs=(PUPPET_SPEC_IN,), **changes
+    )
+
+
+def test_token_ids_need_a_host_with_a_hook_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted = embedder(host="tests.engine.models.test_registry:host")
+    assert load(monkeypatch, hosted, token_ids=True).processor.preprocess_ids is not None
+    with pytest.raises(ConfigError) as raised:
+        load(monkeypatch, embedder(), token_ids=True)
+    assert str(raised.value) == (
+        "token_ids: got True, expected false: the model's host has no preprocess_ids"
+    )
+
+
+@pytest.mark.parametrize(
+    ("outputs", "dimensions", "expected"),
+    [
+        pytest.param((VECTOR,), (2, 7), None, id="smaller-sizes"),
+        pytest.param((VECTOR, TensorSpec("z", "FP32", (2, 2))), (2,), None, id="the-only-vector"),
+        pytest.param(
+            (VECTOR,), (2, 8), "sizes below 8, that of the output 'embedding'", id="all-of-it"
+        ),
+        *(
+            pytest.param(outputs, (1,), "none: the model does not have one vector output", id=why)
+            for why, outputs in {
+                "two-vectors": (VECTOR, TensorSpec("z", "FP32", (2,))),
+                "whole-numbers": (TensorSpec("z", "INT32", (2,)),),
+                "a-matrix": (TensorSpec("z", "FP32", (2, 2)),),
+                "any-length": (TensorSpec("z", "FP32", (LENGTH,)),),
+            }.items()
+        ),
+    ],
+)
+def test_dimensions_need_a_larger_vector(
+    monkeypatch: pytest.MonkeyPatch,
+    outputs: tuple[TensorSpec, ...],
+    dimensions: tuple[int, ...],
+    expected: str | None,
+) -> None:
+    model = embedder(*outputs)
+    if expected is None:
+        assert load(monkeypatch, model, dimensions=dimensions) is model
+        return
+    with pytest.raises(ConfigError) as raised:
+        load(monkeypatch, model, dimensions=dimensions)
+    assert str(raised.value) == f"dimensions: got {list(dimensions)}, expected {expected}"

@@ -37,9 +37,9 @@ def pair() -> Iterator[Pair]:
         Withdraw([1, 2], [3]),
         messages.Refused("m", 4, 5),
         messages.Parcel(6, 7),
-        messages.Ask(8, "m", [9]),
+        messages.Ask(8),
         messages.Accept("m", "why not"),
-        Answer(1, b"content", "error", "field"),
+        Answer(1, b"content"),
         pytest.param(Answer(1, b"x" * 1_000_000), id="a long answer"),
         pytest.param(Withdraw(list(range(100_000))), id="a long list"),
     ],
@@ -99,23 +99,22 @@ def test_the_address_has_no_file() -> None:
         assert listener.getsockname().startswith(b"\0")
 
 
-IDS = TensorSpec("ids", "INT64", (LENGTH,), pad=7, nonfinite=True)
+IDS = TensorSpec("ids", "INT64", (LENGTH,), pad=7, nonfinite=True, normalized=True)
 TEXT = TensorSpec("text", "BYTES", (2, 3))
 COSTS = CostTable({Bucket(2, 4): 0.5}).lines()
 
 
 @pytest.mark.parametrize(
-    ("processor", "host", "hooked", "decodes"),
+    ("processor", "host", "hooked"),
     [
-        (HostProcessor(), "", False, False),
-        (HostProcessor(preprocess=lambda _inputs: 1 / 0), "", True, False),  # type: ignore[arg-type, return-value]
-        (HostProcessor(postprocess=lambda outputs: outputs), "", True, False),
-        (HostProcessor(detokenize=str), "", False, True),
-        (HostProcessor(postprocess=lambda outputs: outputs), "module:make", False, False),
+        (HostProcessor(), "", False),
+        (HostProcessor(preprocess=lambda _inputs: 1 / 0), "", True),  # type: ignore[arg-type, return-value]
+        (HostProcessor(postprocess=lambda outputs: outputs), "", True),
+        (HostProcessor(postprocess=lambda outputs: outputs), "module:make", False),
     ],
 )
 def test_an_offer_has_the_signature_and_says_where_hooks_run(
-    pair: Pair, processor: HostProcessor, host: str, hooked: bool, decodes: bool
+    pair: Pair, processor: HostProcessor, host: str, hooked: bool
 ) -> None:
     signature = Signature((TEXT,), (IDS,), (IDS,), (IDS, IDS), 9, {"text": [["a", 1]]}, "other")
     pair[0].send(Offer.of("m", ModelInterface("1", signature, processor, host), COSTS))
@@ -125,4 +124,4 @@ def test_an_offer_has_the_signature_and_says_where_hooks_run(
     assert isinstance(offer, Offer)
     assert offer.signature() == signature
     assert offer.cost_table().lines() == CostTable({Bucket(2, 4): 0.5}).lines()
-    assert (offer.host, offer.hooked, offer.decodes) == (host, hooked, decodes)
+    assert (offer.host, offer.hooked) == (host, hooked)

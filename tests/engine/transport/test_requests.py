@@ -187,12 +187,7 @@ def hooked_model() -> Model:
         device_outputs=(TensorSpec("y", "FP32", (2,)),),
         preprocess=lengths_of,
         postprocess=as_texts,
-        detokenize=lambda ids: " ".join(map(str, ids)) if 9 not in ids else _unknown(),
     )
-
-
-def _unknown() -> str:
-    raise InvalidRequest("input", "token 9 does not exist")
 
 
 @pytest.fixture
@@ -251,14 +246,6 @@ def test_a_hook_that_fails_fails_its_own_request(make_rig: MakeRig) -> None:
     error = error_of(rig.submit(1.0))
     assert type(error) is ExecutionFailed
     assert str(error).startswith("the model's postprocess failed (failure ")
-
-
-def test_a_detokenizer_of_a_closure_answers_from_the_engine(hooked: Rig) -> None:
-    detokenize = hooked.client.endpoint("puppet").interface.processor.detokenize
-    assert detokenize is not None
-    assert detokenize([3, 4]) == "3 4"
-    with pytest.raises(InvalidRequest, match="input: token 9 does not exist"):
-        detokenize([9])
 
 
 def test_a_form_that_does_not_fit_is_refused_before_it_is_sent(hooked: Rig) -> None:
@@ -501,15 +488,6 @@ def test_an_unexpected_error_beside_the_engine_tells_nothing_of_its_inside(
     assert type(error) is ExecutionFailed
     assert str(error).startswith("internal error in the engine's process (failure ")
     assert "ZeroDivisionError: secret" in caplog.text
-
-
-def test_a_detokenizer_that_fails_is_an_error(hooked: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    detokenize = hooked.client.endpoint("puppet").interface.processor.detokenize
-    assert detokenize is not None
-    processor = hooked.engine.endpoint("puppet").interface.processor
-    monkeypatch.setattr(type(processor), "detokenize", property(lambda _self: 1 / 0))
-    with pytest.raises(ExecutionFailed, match=r"detokenize of model 'puppet' failed \(failure "):
-        detokenize([3])
 
 
 def test_a_hook_still_running_when_its_client_disconnects_is_not_answered(

@@ -59,6 +59,12 @@ class Directory:
     truncate_dim: int | None
 
     @property
+    def normalized(self) -> bool:
+        """Whether embeddings have length 1; what the reference library cuts, it cuts last."""
+        uncut = self.width == self.head.width(self.shape.hidden)
+        return uncut and self.head.stages[-1:] == ("normalize",)
+
+    @property
     def width(self) -> int:
         """The size of the embedding."""
         whole_width = self.head.width(self.shape.hidden)

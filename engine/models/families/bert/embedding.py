@@ -7,8 +7,8 @@ docs/directories.md lists what is used and what is refused. Input `text` BYTES [
 
 A sentence beyond the limit is cut as the reference does: special tokens stay, the tail goes. The
 limit is the directory's, or the longest bucket if that is shorter. The response then has the
-parameters `truncated_rows` ("0,3") and `token_limit`. A text of no tokens, which a tokenizer
-without special tokens makes of "", is pooled to zeros.
+parameters `truncated_rows` (how many), `truncated_row_indices` ("0,3") and `token_limit`. A text of
+no tokens, which a tokenizer without special tokens makes of "", is pooled to zeros.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def check(config: ModelConfig) -> Checked:
 def _check(config: ModelConfig, directory: Directory) -> Checked:
     weights_bytes = checkpoint.check(config, directory)
     vocabulary = _vocabulary(directory)
+    if config.token_ids and directory.prompt:
+        expected = f"false: the directory's prompt {directory.prompt!r} comes before texts, not ids"
+        raise ConfigError("token_ids", True, expected)
     if not config.lengths:
         raise ConfigError("lengths", [], "bucket lengths in tokens, like [32, 128]")
     shortest = vocabulary.special_tokens + 1  # the longest bucket must hold a token of the text
@@ -80,7 +83,7 @@ def _described(directory: Directory) -> str:
 
 
 def _output(directory: Directory) -> TensorSpec:
-    return TensorSpec("embedding", "FP32", (directory.width,))
+    return TensorSpec("embedding", "FP32", (directory.width,), normalized=directory.normalized)
 
 
 def load(config: ModelConfig) -> Model:
@@ -142,4 +145,4 @@ def host(config: ModelConfig) -> HostProcessor:
     directory = read_directory(config)
     limit = min(directory.max_length, config.lengths[-1])
     tokenize = Tokenize(_vocabulary(directory), limit, directory.prompt)
-    return HostProcessor(tokenize, detokenize=tokenize.decode, quick_bytes=QUICK_BYTES)
+    return HostProcessor(tokenize, preprocess_ids=tokenize.from_ids, quick_bytes=QUICK_BYTES)

@@ -1,4 +1,4 @@
-"""Text to token ids, in the request's own thread."""
+"""Text, or token ids, to the encoder's inputs, in the request's own thread."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ AT_ONCE_CHARACTERS: Final = 262144
 class Tokenize:
     """`text` BYTES [rows] -> `ids` and `mask` INT32 [rows, longest], padded within the request.
 
-    `limit` is in tokens, special ones included; `prompt` comes before every text.
+    `limit` is in tokens, special ones included; `prompt` comes before every text. The response has
+    parameters if rows were cut: how many, which ("0,3"), and the limit.
     """
 
     def __init__(self, vocabulary: Vocabulary, limit: int, prompt: str = "") -> None:
+        self._begin, self._end = vocabulary.ends()
+        self._last_id = max(vocabulary.tokenizer.get_vocab().values())
+        self._cut_left = vocabulary.cut_left
         self._tokenizer = vocabulary.tokenizer
         self._tokenizer.enable_truncation(
             limit, direction="left" if vocabulary.cut_left else "right"
@@ -42,15 +46,46 @@ class Tokenize:
         texts = [self._enough(row, text) for row, text in enumerate(inputs["text"])]
         batches = map(self._tokenizer.encode_batch_fast, _groups(texts))
         encoded = [encoding for batch in batches for encoding in batch]
+        cut = [row for row, encoding in enumerate(encoded) if encoding.overflowing]
+        return self._prepared([encoding.ids for encoding in encoded], cut)
+
+    def from_ids(self, rows: Sequence[Sequence[int]]) -> Prepared:
+        """The same for token ids of this vocabulary.
+
+        As a text's tokens, they are cut at the limit and put between special tokens; a row that
+        begins and ends with these has them already. Raises `InvalidRequest` for an id that does not
+        exist.
+        """
+        begin, end = self._begin, self._end
+        room = self._limit - len(begin) - len(end)
+        kept, cut = [], []
+        for row, ids in enumerate(rows):
+            self._check(row, ids)
+            inner = _inner(list(ids), begin, end)
+            if len(inner) > room:
+                cut.append(row)
+                inner = inner[len(inner) - room :] if self._cut_left else inner[:room]
+            kept.append([*begin, *inner, *end])
+        return self._prepared(kept, cut)
+
+    def _check(self, row: int, ids: Sequence[int]) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) <= self._last_id:
+            odd = next(token for token in ids if not 0 <= token <= self._last_id)
+            problem = f"token {odd} of row {row} does not exist, expected 0 to {self._last_id}"
+            raise InvalidRequest("input", problem)
+
+    def _prepared(self, rows: Sequence[Sequence[int]], cut: Sequence[int]) -> Prepared:
         # a row may have no tokens, but a tensor of no columns has no place in a bucket
-        longest = max(1, *(len(e) for e in encoded)) if encoded else 1
-        ids = np.zeros((len(encoded), longest), np.int32)
+        ids = np.zeros((len(rows), max(1, *map(len, rows)) if rows else 1), np.int32)
         mask = np.zeros_like(ids)
-        for row, encoding in enumerate(encoded):
-            ids[row, : len(encoding)] = encoding.ids
-            mask[row, : len(encoding)] = 1
-        cut = ",".join(str(row) for row, encoding in enumerate(encoded) if encoding.overflowing)
-        parameters: dict[str, Parameter] = {"truncated_rows": cut, "token_limit": self._limit}
+        for row, kept in enumerate(rows):
+            ids[row, : len(kept)] = kept
+            mask[row, : len(kept)] = 1
+        parameters: dict[str, Parameter] = {
+            "truncated_rows": len(cut),
+            "truncated_row_indices": ",".join(map(str, cut)),
+            "token_limit": self._limit,
+        }
         return Prepared(
             {"ids": ids, "mask": mask}, parameters if cut else {}, tokens=int(mask.sum())
         )
@@ -72,14 +107,13 @@ class Tokenize:
             raise InvalidRequest("text", problem)
         return piece
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids. Raises `InvalidRequest` for an id that does not exist."""
-        size = self._tokenizer.get_vocab_size()
-        for token in ids:
-            if not 0 <= token < size:
-                problem = f"token {token} does not exist, expected 0 to {size - 1}"
-                raise InvalidRequest("input", problem)
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+def _inner(ids: list[int], begin: list[int], end: list[int]) -> list[int]:
+    """The ids without the special tokens around them, if these are there."""
+    stop = len(ids) - len(end)
+    if len(begin) <= stop and ids[: len(begin)] == begin and ids[stop:] == end:
+        return ids[len(begin) : stop]
+    return ids
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -55,6 +55,14 @@ class Vocabulary:
         """How many special tokens every text gets."""
         return int(self.tokenizer.num_special_tokens_to_add(is_pair=False))
 
+    def ends(self) -> tuple[list[int], list[int]]:
+        """The ids of the special tokens before and after every text."""
+        encoding = self.tokenizer.encode("a")
+        special = encoding.special_tokens_mask
+        first = special.index(0) if 0 in special else len(special)
+        last = special[::-1].index(0) if 0 in special else 0
+        return encoding.ids[:first], encoding.ids[len(special) - last :]
+
 
 def build(directory: Directory) -> Vocabulary:
     """Make the tokenizer. Raises `ConfigError` for what would change the numbers unread."""

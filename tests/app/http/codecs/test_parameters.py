@@ -17,7 +17,10 @@ from app.http.codecs.messages import InferRequest, decodable_types, parse
 from app.http.codecs.parameters import OF_REQUESTS, OF_TENSORS
 from app.http.openapi.parts import Components
 from app.http.routes.models import IndexRequest
+from engine.models.processor import HostProcessor, TokenIds
 from engine.models.tensors import TensorSpec
+from engine.serving.version import ModelInterface
+from engine.testing import puppet_config, puppet_model
 from tests.app.wire import GOOD, X, Y, binary, elements, read, refusal, request_of, same
 
 # --- optional is nullable -------------------------------------------------------------------------
@@ -275,16 +278,22 @@ def test_too_many_rows_are_refused_before_any_value_is_read(tensors: list[dict[s
     assert str(refused.value) == f"{tensors[-1]['name']}: {expected}"
 
 
-@pytest.mark.parametrize("given_", [["a"] * 4, [[1]] * 4], ids=["texts", "tokens"])
-def test_too_many_embeddings_are_refused_before_any_text_is_read(given_: list[Any]) -> None:
-    def unread(tokens: Any) -> str:
-        raise AssertionError("read")
+READER = ModelInterface(
+    "1", puppet_model().signature, HostProcessor(preprocess_ids=lambda rows: 1 / 0)
+)
 
+
+def decoded(given_: Any, max_rows: int) -> Any:
+    """The inputs of an embeddings request."""
     asked = openai.EmbeddingsRequest(given_, "m")
+    return openai.decode(asked, TEXT, READER, puppet_config(token_ids=True), max_rows)
+
+
+@pytest.mark.parametrize("given_", [["a"] * 4, [[1]] * 3 + [[]]], ids=["texts", "tokens"])
+def test_too_many_embeddings_are_refused_before_any_text_is_read(given_: list[Any]) -> None:
     with pytest.raises(oip.InvalidRequest, match="input: 4 rows in one request, expected 1 to 3"):
-        openai.sentences(asked, unread, 3)
+        decoded(given_, 3)
 
 
 def test_the_token_ids_of_one_text_are_one_row() -> None:
-    asked = openai.EmbeddingsRequest([1, 2, 3, 4], "m")
-    assert openai.sentences(asked, lambda tokens: "x" * len(tokens), 1).tolist() == [b"xxxx"]
+    assert decoded([1, 2, 3, 4], 1) == TokenIds([[1, 2, 3, 4]])

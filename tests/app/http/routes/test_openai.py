@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,20 @@ import pytest
 from werkzeug.test import TestResponse
 
 from engine.errors import InvalidRequest
-from engine.models.config import ModelConfig
+from engine.models.config import ModelConfig, Source
 from engine.models.model import Model, Prepared
+from engine.models.processor import HostProcessor
 from engine.models.tensors import Arrays, TensorSpec
 from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model
 from tests.app.conftest import PATIENCE_S, Serve, Served, answer
 
 EMBEDDINGS = "/v1/embeddings"
-WORDS = ("full", "to", "the", "brim")
+HOST = "tests.app.http.routes.test_openai:host"
+HOSTED = puppet_config(rows=(4,), source=Source(factory="engine.testing:puppet_model"))
+"""A model whose host is found in every process."""
+BY_IDS = replace(HOSTED, token_ids=True)
+IDS = 4
+"""The size of the vocabulary."""
 
 
 def measure(inputs: Arrays) -> Prepared:
@@ -30,11 +38,17 @@ def measure(inputs: Arrays) -> Prepared:
     return Prepared({"x": np.array(values, np.float32)}, tokens=tokens)
 
 
-def words(tokens: Sequence[int]) -> str:
-    for token in tokens:
-        if not 0 <= token < len(WORDS):
-            raise InvalidRequest("input", f"token {token} does not exist, expected 0 to 3")
-    return " ".join(WORDS[token] for token in tokens)
+def measure_ids(rows: Sequence[Sequence[int]]) -> Prepared:
+    """A row of ids is `[v, -v]`, where v is their sum."""
+    for token in chain.from_iterable(rows):
+        if not 0 <= token < IDS:
+            raise InvalidRequest("input", f"token {token} does not exist, expected 0 to {IDS - 1}")
+    values = [[sum(ids), -sum(ids)] for ids in rows]
+    return Prepared({"x": np.array(values, np.float32)}, tokens=sum(map(len, rows)))
+
+
+def host(**_options: Any) -> HostProcessor:
+    return HostProcessor(measure, preprocess_ids=measure_ids)
 
 
 def reader(**changes: Any) -> Model:
@@ -43,14 +57,25 @@ def reader(**changes: Any) -> Model:
         "inputs": (TensorSpec("text", "BYTES"),),
         "preprocess": measure,
         "device_inputs": (PUPPET_SPEC_IN,),
-        "detokenize": words,
     }
     return puppet_model(**(fields | changes))
+
+
+def hosted(_config: ModelConfig) -> Model:
+    """The same, whose hooks run in the HTTP process and take token ids, too."""
+    model = reader(preprocess=None, host=HOST)
+    model.processor = host()
+    return model
 
 
 @pytest.fixture
 def reading(serve: Serve) -> Served:
     return serve(model=lambda _config: reader())
+
+
+@pytest.fixture
+def by_ids(serve: Serve) -> Served:
+    return serve(BY_IDS, model=hosted)
 
 
 def ask(served: Served, given: Any, **more: Any) -> TestResponse:
@@ -90,8 +115,6 @@ def test_a_text_is_answered_in_openais_form(reading: Served) -> None:
         pytest.param("", [""], 0, id="the empty text"),
         pytest.param("\u00e9", ["\u00e9"], 1, id="as UTF-8"),
         pytest.param(["full", "to the"], ["full", "to the"], 3, id="texts"),
-        pytest.param([0, 1, 2], ["full to the"], 3, id="tokens of one"),
-        pytest.param([[0], [1, 2, 3]], ["full", "to the brim"], 4, id="tokens of several"),
         pytest.param(["a"] * 11, ["a"] * 11, 11, id="more than every bucket"),
     ],
 )
@@ -103,6 +126,24 @@ def test_whatever_was_given_is_read(
     lengths = [float(len(text.encode().decode())) for text in texts]
     assert [part["embedding"] for part in said["data"]] == [answer(value) for value in lengths]
     assert said["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+@pytest.mark.parametrize(
+    ("given", "sums"),
+    [
+        pytest.param([0, 1, 2], [3.0], id="ids of one text"),
+        pytest.param([[0], [1, 2, 3]], [0.0, 6.0], id="ids of several"),
+        pytest.param([[1] * 1000], [1000.0], id="many ids"),
+    ],
+)
+def test_token_ids_reach_the_model_as_they_are(
+    by_ids: Served, given: Any, sums: list[float]
+) -> None:
+    said = ask(by_ids, given).get_json()
+    assert [part["embedding"] for part in said["data"]] == [answer(value) for value in sums]
+    count = len(given) if isinstance(given[0], int) else sum(map(len, given))
+    assert said["usage"] == {"prompt_tokens": count, "total_tokens": count}
+    assert ask(by_ids, "full").get_json()["data"][0]["embedding"] == answer(4.0)
 
 
 def test_base64_is_of_the_same_numbers(reading: Served) -> None:
@@ -136,18 +177,6 @@ def test_the_dimensions_that_a_model_has_may_be_named(reading: Served) -> None:
             ["full", [1]], {}, "input: expected texts, or token ids, and not both", id="text, list"
         ),
         pytest.param(
-            [[1], []],
-            {},
-            "input: got an empty list of tokens, expected at least one",
-            id="one without tokens",
-        ),
-        pytest.param(
-            [[0, 4]], {}, "input: token 4 does not exist, expected 0 to 3", id="no such token"
-        ),
-        pytest.param(
-            [-1], {}, "input: token -1 does not exist, expected 0 to 3", id="a negative token"
-        ),
-        pytest.param(
             [True], {}, "input[0]: Expected `int | str | array`, got `bool`", id="true is no token"
         ),
         pytest.param(None, {}, "input: Expected `str | array`, got `null`", id="null is no text"),
@@ -155,7 +184,11 @@ def test_the_dimensions_that_a_model_has_may_be_named(reading: Served) -> None:
             [["full"]], {}, "input[0][0]: Expected `int`, got `str`", id="a list of lists of texts"
         ),
         pytest.param(
-            "full", {"dimensions": 3}, "dimensions: got 3, expected 2", id="other dimensions"
+            "full",
+            {"dimensions": 3},
+            "dimensions: got 3, expected 2; if the model was trained for others (Matryoshka), "
+            "list them as dimensions in its table [[models]]",
+            id="other dimensions",
         ),
         pytest.param(
             "full",
@@ -179,12 +212,122 @@ def test_a_clients_mistake_is_400_and_reaches_no_queue(
     assert reading.observer.named("queued") == []
 
 
-@pytest.mark.parametrize("given", [[1, 2], [[1], [2]]], ids=["tokens of one", "of several"])
-def test_tokens_need_a_model_that_can_read_them(serve: Serve, given: Any) -> None:
-    served = serve(model=lambda _config: reader(detokenize=None))
+SEND_TEXTS = "send texts (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))"
+
+
+@pytest.mark.parametrize("given", [[1, 2], [[1], [2]]], ids=["ids of one text", "of several"])
+@pytest.mark.parametrize(
+    ("config", "model", "message"),
+    [
+        pytest.param(
+            HOSTED,
+            hosted,
+            f"input: got token ids, and model 'puppet' takes texts; {SEND_TEXTS}, or, if all "
+            "clients use this model's own tokenizer, set token_ids = true in its table [[models]]",
+            id="not allowed by the operator",
+        ),
+        pytest.param(
+            HOSTED,
+            lambda _config: reader(),
+            f"input: model 'puppet' takes texts, and no token ids; {SEND_TEXTS}",
+            id="not known to the model",
+        ),
+    ],
+)
+def test_token_ids_are_refused_with_what_to_set(
+    serve: Serve, config: ModelConfig, model: Any, message: str, given: Any
+) -> None:
+    served = serve(config, model=model)
     response = ask(served, given)
+    assert (response.status_code, problem(response)) == (400, message)
+    assert served.observer.named("queued") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[1], []], "input: got an empty list of tokens, expected at least one"),
+        ([[0, 4]], "input: token 4 does not exist, expected 0 to 3"),
+        ([-1], "input: token -1 does not exist, expected 0 to 3"),
+    ],
+    ids=["no id", "no such id", "a negative id"],
+)
+def test_wrong_token_ids_are_refused(by_ids: Served, given: Any, message: str) -> None:
+    response = ask(by_ids, given)
+    assert (response.status_code, problem(response)) == (400, message)
+
+
+# --- dimensions -----------------------------------------------------------------------------------
+
+SIZES = replace(HOSTED, dimensions=(1, 2, 3))
+WIDE = TensorSpec("y", "FP32", (4,))
+
+
+def widened(*, normalized: bool) -> Callable[[ModelConfig], Model]:
+    """A model whose vectors are `[3, 4, 0, 12]` times the length of the text, or of length 1."""
+
+    def widen(outputs: Arrays) -> Arrays:
+        lengths = (outputs["y"][:, :1] - 1) / 2
+        vectors = lengths * np.float32([[3, 4, 0, 12]])
+        return {"y": vectors / 13 / np.maximum(lengths, 1) if normalized else vectors}
+
+    return lambda _config: reader(
+        outputs=(replace(WIDE, normalized=normalized),),
+        device_outputs=puppet_model().signature.outputs,
+        postprocess=widen,
+    )
+
+
+@pytest.mark.parametrize("form", ["float", "base64"])
+@pytest.mark.parametrize(
+    ("normalized", "dimensions", "vector"),
+    [
+        pytest.param(True, 2, [0.6, 0.8], id="of length 1 again"),
+        pytest.param(True, 1, [1.0], id="one number"),
+        pytest.param(True, 4, [3 / 13, 4 / 13, 0, 12 / 13], id="all of it"),
+        pytest.param(True, None, [3 / 13, 4 / 13, 0, 12 / 13], id="as the model has it"),
+        pytest.param(False, 2, [12.0, 16.0], id="of a model that does not normalize"),
+    ],
+)
+def test_a_vector_is_cut_and_has_the_length_that_the_models_have(
+    serve: Serve, normalized: bool, dimensions: int | None, vector: list[float], form: str
+) -> None:
+    served = serve(SIZES, model=widened(normalized=normalized))
+    asked = {"dimensions": dimensions, "encoding_format": form}
+    (said,) = ask(served, "full", **asked).get_json()["data"]
+    got = said["embedding"]
+    if form == "base64":
+        got = np.frombuffer(base64.b64decode(got), "<f4")
+    np.testing.assert_allclose(got, vector, rtol=1e-6)
+
+
+def test_a_vector_of_zeros_stays_one(serve: Serve) -> None:
+    served = serve(SIZES, model=widened(normalized=True))
+    (said,) = ask(served, "", dimensions=2).get_json()["data"]
+    assert said["embedding"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 5, 10**6])
+def test_other_dimensions_are_refused_with_those_that_there_are(
+    serve: Serve, dimensions: int
+) -> None:
+    response = ask(serve(SIZES, model=widened(normalized=True)), "full", dimensions=dimensions)
     assert response.status_code == 400
-    assert problem(response) == "input: this model takes texts, and no token ids"
+    assert problem(response) == f"dimensions: got {dimensions}, expected 1 or 2 or 3 or 4"
+
+
+# --- a cut text -----------------------------------------------------------------------------------
+
+
+def test_parameters_of_the_answer_are_those_of_the_models_preprocess(serve: Serve) -> None:
+    cut = {"truncated_rows": 1, "truncated_row_indices": "0", "token_limit": 8}
+
+    def preprocess(inputs: Arrays) -> Prepared:
+        return replace(measure(inputs), parameters=cut if len(inputs["text"][0]) > 4 else {})
+
+    served = serve(model=lambda _config: reader(preprocess=preprocess))
+    assert ask(served, "more than it reads").get_json()["parameters"] == cut
+    assert "parameters" not in ask(served, "full").get_json()
 
 
 TWO = (TensorSpec("y", "FP32", (2,)), TensorSpec("z", "FP32", (2,)))

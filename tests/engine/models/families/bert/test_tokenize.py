@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from engine.errors import ConfigError, InvalidRequest
+from engine.models.families.bert import embedding, vocabulary
 from engine.models.families.bert import tokenize as tokenize_module
-from engine.models.families.bert import vocabulary
 from engine.models.families.bert.directory import read_directory
 from engine.models.families.bert.tokenize import Tokenize
 from engine.testing import texts
@@ -70,7 +71,16 @@ def test_a_text_beyond_the_limit_loses_its_tail_and_keeps_its_special_tokens(
         [CLS, FULL, SEP, PAD, PAD, PAD],
         [CLS, THE, THE, THE, THE, SEP],
     ]
-    assert prepared.parameters == {"truncated_rows": "0,2", "token_limit": LIMIT}
+    assert prepared.parameters == cut_rows(0, 2)
+
+
+def cut_rows(*rows: int) -> dict[str, int | str]:
+    """The parameters that report them."""
+    return {
+        "truncated_rows": len(rows),
+        "truncated_row_indices": ",".join(map(str, rows)),
+        "token_limit": LIMIT,
+    }
 
 
 def test_a_row_that_is_not_utf8_is_named(tokenize: Tokenize) -> None:
@@ -96,14 +106,10 @@ def test_a_row_is_reported_exactly_when_it_was_cut(
     needed = [2 + sum(1 + (word == "brims") for word in row) for row in words]
     prepared = tokenize(texts(*[" ".join(row).encode() for row in words]))
     cut = [row for row, count in enumerate(needed) if count > LIMIT]
-    said = prepared.parameters.get("truncated_rows", "")
-    assert said == ",".join(map(str, cut))
+    assert prepared.parameters == (cut_rows(*cut) if cut else {})
     kept = [min(count, LIMIT) for count in needed]
     assert prepared.inputs["mask"].sum(axis=1).tolist() == kept
     assert prepared.inputs["ids"].shape == (len(words), max(kept))
-
-
-# --- and back -------------------------------------------------------------------------------------
 
 
 def test_how_many_tokens_a_request_was_counts_no_padding_and_no_tail(tokenize: Tokenize) -> None:
@@ -111,18 +117,94 @@ def test_how_many_tokens_a_request_was_counts_no_padding_and_no_tail(tokenize: T
     assert tokenize(texts(b"full to the brim is a")).tokens == LIMIT
 
 
-def test_token_ids_become_the_text_that_they_stand_for(tokenize: Tokenize) -> None:
-    ids = [CLS, FULL, TO, BRIM, PLURAL, SEP]
-    text = tokenize.decode([*ids, PAD])
-    assert text == "full to brims"
-    assert tokenize(texts(text)).inputs["ids"].tolist() == [ids]
+# --- token ids ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_", "ids"),
+    [
+        pytest.param([FULL, TO], [CLS, FULL, TO, SEP], id="as-a-texts-tokens"),
+        pytest.param([CLS, FULL, TO, SEP], [CLS, FULL, TO, SEP], id="special-tokens-are-there"),
+        pytest.param([CLS, SEP], [CLS, SEP], id="special-tokens-only"),
+        pytest.param([UNK], [CLS, UNK, SEP], id="unknown-stays-unknown"),
+        pytest.param([FULL, SEP, TO], [CLS, FULL, SEP, TO, SEP], id="a-special-token-within"),
+        pytest.param([CLS, FULL], [CLS, CLS, FULL, SEP], id="half-of-the-special-tokens"),
+        pytest.param([PLURAL], [CLS, PLURAL, SEP], id="no-word-begins-so"),
+        pytest.param([BRIM] * 4, [CLS, *[BRIM] * 4, SEP], id="exactly-the-limit"),
+    ],
+)
+def test_token_ids_are_used_as_they_are(
+    tokenize: Tokenize, given_: list[int], ids: list[int]
+) -> None:
+    prepared = tokenize.from_ids([given_])
+    assert prepared.inputs["ids"].tolist() == [ids]
+    assert prepared.inputs["mask"].tolist() == [[1] * len(ids)]
+    assert (prepared.parameters, prepared.tokens) == ({}, len(ids))
+
+
+@given(words=st.lists(st.lists(st.sampled_from(["full", "to", "brims", "?"])), min_size=1))
+def test_the_ids_of_a_text_give_what_the_text_gives(
+    tokenize: Tokenize, tiny_directory: Path, words: list[list[str]]
+) -> None:
+    full = Tokenizer.from_file(str(tiny_directory / "tokenizer.json"))
+    full.no_padding()
+    full.no_truncation()
+    sentences = [" ".join(row) for row in words]
+    by_text = tokenize(texts(*sentences))
+    for special in (True, False):
+        encoded = full.encode_batch(sentences, add_special_tokens=special)
+        by_ids = tokenize.from_ids([encoding.ids for encoding in encoded])
+        for name in ("ids", "mask"):
+            np.testing.assert_array_equal(by_ids.inputs[name], by_text.inputs[name])
+        assert (by_ids.parameters, by_ids.tokens) == (by_text.parameters, by_text.tokens)
+
+
+def test_ids_beyond_the_limit_are_cut_as_a_text_is(tokenize: Tokenize) -> None:
+    prepared = tokenize.from_ids([[FULL], [CLS, TO, THE, BRIM, FULL, TO, SEP], [THE] * 10_000])
+    assert prepared.inputs["ids"].tolist() == [
+        [CLS, FULL, SEP, PAD, PAD, PAD],
+        [CLS, TO, THE, BRIM, FULL, SEP],
+        [CLS, THE, THE, THE, THE, SEP],
+    ]
+    assert prepared.parameters == cut_rows(1, 2)
 
 
 @pytest.mark.parametrize("token", [-1, 11, 2**40], ids=["negative", "one too many", "huge"])
-def test_a_token_that_does_not_exist_is_refused(tokenize: Tokenize, token: int) -> None:
+def test_an_id_that_does_not_exist_is_refused(tokenize: Tokenize, token: int) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        tokenize.decode([FULL, token])
-    assert str(refused.value) == f"input: token {token} does not exist, expected 0 to 10"
+        tokenize.from_ids([[FULL], [FULL, token]])
+    assert str(refused.value) == f"input: token {token} of row 1 does not exist, expected 0 to 10"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_ids_are_cut_on_the_side_where_a_text_is(tiny_bert: Any, tmp_path: Path, side: str) -> None:
+    root = tiny_bert.write(tmp_path / "model")
+    (root / "tokenizer_config.json").write_text(f'{{"truncation_side": "{side}"}}')
+    one = Tokenize(vocabulary.build(read_directory(tiny_bert.served(root))), LIMIT)
+    by_ids = one.from_ids([[FULL, TO, THE, BRIM, FULL, TO]]).inputs["ids"]
+    assert by_ids.tolist() == one(texts(b"full to the brim full to")).inputs["ids"].tolist()
+
+
+def test_without_special_tokens_ids_stay_alone(
+    tiny_bert: Any, tiny_directory: Path, tmp_path: Path
+) -> None:
+    content = json.loads((tiny_directory / "tokenizer.json").read_text(encoding="utf-8"))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content | {"post_processor": None}), encoding="utf-8")
+    bare = vocabulary.Vocabulary(Tokenizer.from_file(str(path)), cut_left=False)
+    bare.tokenizer.no_padding()
+    bare.tokenizer.no_truncation()
+    one = Tokenize(bare, 2)
+    assert one.from_ids([[FULL, TO, THE]]).inputs["ids"].tolist() == [[FULL, TO]]
+
+
+def test_token_ids_do_not_go_with_a_prompt(tiny_bert: Any, tmp_path: Path) -> None:
+    root = tiny_bert.write(tmp_path / "model")
+    said = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
+    (root / "config_sentence_transformers.json").write_text(json.dumps(said))
+    embedding.check(tiny_bert.served(root))
+    with pytest.raises(ConfigError, match="token_ids: got True, expected false: the directory's"):
+        embedding.check(tiny_bert.served(root, token_ids=True))
 
 
 # --- no more of a text than its tokens need ------------------------------------------------------
@@ -250,7 +332,7 @@ def test_of_sixteen_megabytes_a_few_hundred_characters_are_tokenized(
     monkeypatch.setattr(tokenize, "_tokenizer", Counting())
     prepared = tokenize(texts(b"full to the brim " * 1_000_000, b"full"))
     assert prepared.inputs["ids"][0].tolist() == [CLS, FULL, TO, THE, BRIM, SEP]
-    assert prepared.parameters["truncated_rows"] == "0"
+    assert prepared.parameters == cut_rows(0)
     assert seen == [128, 4]
 
 
