@@ -72,7 +72,8 @@ def main() -> None:
     """Run the command `brim`."""
     with _first("app"):
         from app.cli.main import main as command
-    command()
+        from app.cli.main import program
+    command(prog_name=program())
 
 
 def gunicorn_options() -> dict[str, Any]:

@@ -69,8 +69,8 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "subprocess": "app.hosting.master app.hosting.supervisor",
     "swagger_ui_bundle": "app.http.routes.docs",
     "sys": """
-        app.cli.bench.process app.hosting app.settings engine.models.factory
-        engine.transport.client.interfaces
+        app.cli.bench.process app.cli.common app.cli.main app.hosting app.settings
+        engine.models.factory engine.transport.client.interfaces
     """,
     "threading": """
         app.hosting app.http.codecs.messages app.http.services app.worker engine.compilation

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +18,15 @@ OUT: Final = click.Path(dir_okay=False, path_type=Path)
 COUNT: Final = click.IntRange(1)
 POSITIVE: Final = click.FloatRange(0, min_open=True)
 CONFIG: Final = click.argument("config", type=IN, metavar="CONFIG")
+
+
+def install(extra: str) -> str:
+    """The command that installs what an extra of Brim lists. It names no `brim[extra]`, which would
+    replace an installation from a checkout by a copy, or by another project's package.
+    """
+    listed = [entry.partition(";") for entry in requires("brim") or ()]
+    wanted = [need.strip() for need, _, marker in listed if f'extra == "{extra}"' in marker]
+    return shlex.join([sys.executable, "-m", "pip", "install", *wanted])
 
 
 def numbers(text: str) -> tuple[int, ...]:

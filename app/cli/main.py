@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -27,9 +29,51 @@ from engine.api import registry as models
 
 Sizes = tuple[int, ...] | None
 
+ORDER: Final = ("check", "serve", "bench", "simulate", "tune")
+"""The commands in the order of their use."""
+
+FIRST_CONFIG: Final = """\b
+    [[models]]
+    name = "encoder"
+    family = "bert-embedding"
+    path = "/models/all-MiniLM-L6-v2"
+    lengths = [32, 64, 128]
+"""
+HELP: Final = """A model server for JAX.
+
+First write a file, brim.toml, that names a model. For a directory of a BERT encoder:
+
+{config}
+
+\b
+For a model of your own, instead of family and path:
+    factory = "my_model:create"
+
+\b
+Whether the file is right says
+    {brim} check brim.toml
+and it is served, with requests to try, by
+    {brim} serve brim.toml
+
+The page /docs of the server has every route. Files to copy are in Brim's repository:
+configs/demo.toml, and in examples/iris a model of your own.
+"""
+NO_CONFIG: Final = "CONFIG is missing: a TOML file that names the models, for example\n\n"
+NEAR: Final = ("brim.toml", "configs/demo.toml")
+"""A file with one of these names in the current directory is probably meant."""
+
 
 class _Group(click.Group):
     """Its commands end with one line and exit status 2 if a config or an option is wrong."""
+
+    @override
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.help = HELP.format(config=FIRST_CONFIG, brim=ctx.command_path)
+        super().format_help_text(ctx, formatter)
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -37,12 +81,20 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (BenchError, ConfigError) as error:
             exit_with(error)
+        except click.MissingParameter as error:
+            if error.param is None or error.param.name != "config" or error.ctx is None:
+                raise
+            example = FIRST_CONFIG.removeprefix("\b\n")
+            here = [file for file in NEAR if Path(file).is_file()]
+            lines = [f"\n    {error.ctx.command_path} {file}" for file in here]
+            more = "\nIn this folder you can run" if here else ""
+            raise click.UsageError(NO_CONFIG + example + more + "".join(lines), error.ctx) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="brim", prog_name="brim")
 def main() -> None:
-    """A model server for JAX."""
+    """The command `brim`."""
 
 
 for command in (bench, simulate, tune):
@@ -97,6 +149,15 @@ def check(
         console.print()
         if measure:
             _measure(each, console, out)
+
+
+def program() -> str:
+    """How the command was called, for texts: what they print can then be pasted."""
+    called = sys.argv[0]
+    if called.endswith(".py"):
+        return f"{sys.executable} -m brim"
+    found = shutil.which("brim")
+    return "brim" if found is not None and Path(found).samefile(called) else called
 
 
 def _with_buckets(config: ModelConfig, rows: Sizes, lengths: Sizes) -> ModelConfig:

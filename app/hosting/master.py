@@ -26,6 +26,7 @@ import msgspec
 
 from app.hosting.engine_process import Start
 from app.hosting.supervisor import say
+from app.hosting.terminal import greeting
 from app.hosting.workers import MAX_CRASHES, Crashes, choose
 from app.settings import MAX_WORKERS, Settings, exit_with, local_url
 from app.worker.balance import UNUSED
@@ -138,6 +139,9 @@ class Master:
 
     def when_ready(self, server: Any) -> None:
         """Start the engine's process: the sockets are bound, and no worker is forked yet."""
+        url = self._url(server)
+        for line in greeting(url):
+            say(line)
         if not api.can_share_memory():
             say("no memfd, eventfd or epoll here: the engine runs in the HTTP process (gthread)")
             return
@@ -146,7 +150,7 @@ class Master:
         say(f"{_count(server.cfg.workers, 'HTTP process')} ({reason}), one engine process")
         # for the workers' metrics; only this user can read it
         self.folder = tempfile.mkdtemp(prefix="brim-", dir=memory_folder())
-        self.engine = Engine(self.settings, self.folder, self._url(server))
+        self.engine = Engine(self.settings, self.folder, url)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             _before(number, self._end)
         _before(signal.SIGCHLD, self._child_ended)

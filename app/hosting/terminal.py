@@ -1,24 +1,26 @@
-"""The start-up as the terminal shows it: progress bars, then the URL and requests to try.
+"""What the start prints: where the server listens, how the models come up, and requests to try.
 
-Without a terminal, one log line for each change of a model's state instead.
+gunicorn's master prints `greeting` as soon as the server listens. Then each model has a progress
+bar, and, as soon as it serves, a request to try; without a terminal, one log line for each change
+of its state instead.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import Final
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from typing_extensions import override
 
 from app.http.openapi.parts import example_request
 from app.http.services import VERSION
 from app.settings import UNIX, Settings
-from engine.api import Bucket, EngineClient, ModelState, Observer, Signature
+from engine.api import BrimError, Bucket, EngineClient, ModelState, Observer, Signature
 
 log = logging.getLogger("brim.app")
 
@@ -26,8 +28,24 @@ INLINE_VALUES: Final = 64
 """An example request with more numbers than this is too long to copy from a terminal."""
 
 
+def greeting(url: str) -> list[str]:
+    """The lines for a server that listens on `url` and whose models are not loaded yet."""
+    page = "" if url.startswith(UNIX) else f"; a page to try every route: {url}/docs"
+    return [
+        f"Brim {VERSION} listens on {url}{page}",
+        f"its models load now; their progress: {curl(url)}/readyz",
+    ]
+
+
+def curl(url: str) -> str:
+    """The command for a request, up to the path."""
+    if url.startswith(UNIX):
+        return f"curl -s --unix-socket {url.removeprefix(UNIX)} http://localhost"
+    return f"curl -s {url}"
+
+
 class StartupDisplay(Observer):
-    """Shows the start-up of all models, and at its end where the server listens."""
+    """Shows how the models come up, and the request to try of each one that serves."""
 
     def __init__(self, settings: Settings, console: Console, url: str | None = None) -> None:
         """`url` is where the server listens, if gunicorn was told another address than Brim."""
@@ -44,7 +62,7 @@ class StartupDisplay(Observer):
         }
 
     def attach(self, engine: EngineClient) -> None:
-        """Give it the engine whose models it lists at the end, and start drawing."""
+        """Give it the engine whose models it shows, and start drawing."""
         self._engine = engine
         self._progress.start()
 
@@ -59,10 +77,21 @@ class StartupDisplay(Observer):
 
     @override
     def state_changed(self, model: str, state: ModelState, reason: str | None) -> None:
-        if not self._console.is_terminal:
-            log.info("model %s is %s%s", model, state.value, f": {reason}" if reason else "")
-        elif state is ModelState.COMPILING:
+        terminal = self._console.is_terminal
+        if terminal and state is ModelState.COMPILING:
             self._progress.start_task(self._tasks[model])
+        elif state is ModelState.READY:
+            command = self._command(model)
+            if terminal:
+                self._print(f"[bold]{escape(model)}[/] is [green]ready[/]; try:")
+                # not wrapped, so that a copied line runs
+                self._console.out(f"  {command}\n", highlight=False)
+            else:
+                log.info("model %s is ready; try: %s", model, command)
+        elif terminal and state is ModelState.FAILED:
+            self._print(f"[bold]{escape(model)}[/] has [red]failed[/]: {escape(str(reason))}\n")
+        elif not terminal:
+            log.info("model %s is %s%s", model, state.value, f": {reason}" if reason else "")
 
     @override
     def startup_finished(self) -> None:
@@ -71,24 +100,26 @@ class StartupDisplay(Observer):
         if engine is None:
             return
         states = {engine.endpoint(name).snapshot().state for name in engine.names}
-        if states <= {ModelState.READY, ModelState.FAILED}:  # else the start was interrupted
-            self._summarize(engine)
+        if not states <= {ModelState.READY, ModelState.FAILED}:
+            return  # the start was interrupted
+        outcome = f"{'ready' if engine.ready else 'not ready'} on {self._url}"
+        if self._console.is_terminal:
+            self._print(f"Brim is [bold]{outcome}[/]. Ctrl-C stops it.\n")
+        else:
+            log.info("Brim is %s", outcome)
 
-    def _summarize(self, engine: EngineClient) -> None:
-        """The models, the URL, and three commands to try."""
-        lines = _commands(engine, self._url)
-        if not self._console.is_terminal:
-            log.info("listening on %s; try: %s", self._url, lines[min(1, len(lines) - 1)])
-            return
-        output = self._console.print
-        ready = "ready" if engine.ready else "[bold red]not ready[/]"
-        output(f"\n  [bold]Brim {VERSION}[/] is {ready} on [bold]{self._url}[/]\n")
-        output(_models_table(engine))
-        output("\n  Try:\n")
-        for line in lines:
-            # not wrapped, so that a copied line runs
-            self._console.out(f"  {line}", highlight=False)
-        output("\n  Ctrl-C stops the server.\n")
+    def _print(self, text: str) -> None:
+        """A line above the progress bars."""
+        self._console.print(f"  {text}", soft_wrap=True)
+
+    def _command(self, model: str) -> str:
+        """A request for a model that serves: its example, or without a short one its metadata."""
+        path = f"{curl(self._url)}/v2/models/{model}"
+        body = None
+        if self._engine is not None:
+            with suppress(BrimError):  # it ends already
+                body = example_body(self._engine.endpoint(model).interface.signature)
+        return path if body is None else f"{path}/infer -d '{body}'"
 
 
 def _progress(console: Console) -> Progress:
@@ -103,34 +134,6 @@ def _progress(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-def _models_table(engine: EngineClient) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for name in engine.names:
-        stats = engine.endpoint(name).snapshot()
-        if stats.state is ModelState.READY:
-            progress = stats.progress
-            done = f"{progress.buckets_done} buckets verified in {progress.elapsed_s:.1f} s"
-            table.add_row(f"  {name}", f"[green]{stats.state.value}[/]", done)
-        else:
-            table.add_row(f"  {name}", f"[red]{stats.state.value}[/]", escape(stats.reason or ""))
-    return table
-
-
-def _commands(engine: EngineClient, url: str) -> list[str]:
-    """Three curl commands: readiness, then inference for up to two models."""
-    curl = f"curl -s {url}"
-    if url.startswith(UNIX):
-        curl = f"curl -s --unix-socket {url.removeprefix(UNIX)} http://localhost"
-    lines = [f"{curl}/readyz"]
-    endpoints = {name: engine.endpoint(name) for name in engine.names}
-    ready = [n for n, each in endpoints.items() if each.snapshot().state is ModelState.READY]
-    bodies = [(name, example_body(endpoints[name].interface.signature)) for name in ready]
-    lines += [f"{curl}/v2/models/{n}/infer -d '{body}'" for n, body in bodies if body]
-    if ready:
-        lines += [f"{curl}/v2/models/{ready[0]}", f"{curl}/metrics"]
-    return lines[:3]
 
 
 def example_body(signature: Signature) -> str | None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from app.cli.bench.plan import BenchError, Settings, Target
-from app.cli.common import COUNT, OUT, table
+from app.cli.common import COUNT, OUT, install, table
 
 if TYPE_CHECKING:
     from app.cli.bench.report import Latency, Report
@@ -71,7 +71,7 @@ def bench(
     Without --model: requests of one row to every model. Without --clients and --rate: 8 clients.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise BenchError(f"bench needs {', '.join(missing)}: pip install 'brim[bench]'")
+        raise BenchError(f"bench needs {', '.join(missing)}: {install('bench')}")
     if rest["clients"] is None and rest["rate"] is None:
         rest["clients"] = CLIENTS
     from app.cli.bench import process, requests

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from app.cli.common import COUNT, OUT, POSITIVE, short, table
+from app.cli.common import COUNT, OUT, POSITIVE, install, short, table
 from app.cli.planning import cost_tables, options
 from app.cli.planning.options import WARMUP, Workload
 from engine import api
@@ -74,7 +74,7 @@ def simulate(
     """
     console = Console(highlight=False)
     if picture is not None and find_spec("matplotlib") is None:
-        raise api.ConfigError("--plot", None, "matplotlib: pip install 'brim[bench]'")
+        raise api.ConfigError("--plot", None, f"matplotlib: {install('bench')}")
     traffic, scenario = _read(slo_ms=slo_ms, **rest)
     results, outcomes = _compare(traffic, scenario, policies)
     console.print(f"\n  {traffic.description}; SLO {slo_ms:g} ms\n", soft_wrap=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli.main import main
+from app.cli.main import main, program
 from app.hosting import gunicorn as hosting
 from app.http.services import VERSION
 from app.settings import Settings
@@ -28,7 +29,9 @@ DIGITS_MEMORY = (
 
 
 def brim(*args: str | Path, **environment: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(main, [*map(str, args)])
+    return CliRunner(env={"COLUMNS": "200", **environment}).invoke(
+        main, [*map(str, args)], prog_name="brim"
+    )
 
 
 @pytest.fixture
@@ -48,6 +51,61 @@ def test_every_level_has_help(args: list[str]) -> None:
     result = brim(*args)
     assert result.exit_code == 0
     assert result.output.startswith("Usage:")
+
+
+def test_the_help_begins_with_what_to_do_first_in_the_order_of_use() -> None:
+    text = brim("--help").output
+    steps = ("[[models]]", "brim check brim.toml", "brim serve brim.toml", "/docs", "Commands:")
+    steps += tuple(f"\n  {name} " for name in ("check", "serve", "bench", "simulate", "tune"))
+    positions = [text.index(step) for step in steps]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_without_a_config_the_error_shows_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = brim(command)
+    assert result.exit_code == 2
+    _, _, example = result.stderr.partition("for example\n\n")
+    assert tomllib.loads(example)["models"][0]["family"] == "bert-embedding"
+
+
+@pytest.mark.parametrize("file", ["brim.toml", "configs/demo.toml"])
+def test_without_a_config_the_error_names_one_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert brim("serve").stderr.endswith(f"    brim serve {file}\n")
+
+
+def test_other_commands_say_what_they_lack_themselves() -> None:
+    assert "Missing argument 'URL'" in brim("bench").stderr
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "name"),
+    [
+        ("bin/brim", True, "brim"),
+        ("bin/brim", False, "bin/brim"),
+        ("somewhere/brim.py", True, f"{sys.executable} -m brim"),
+    ],
+    ids=["on the path", "by its path", "as a module"],
+)
+def test_texts_name_the_command_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, on_path: bool, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "bin" / "brim"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent) if on_path else "")
+    monkeypatch.setattr(sys, "argv", [called])
+    assert program() == name
 
 
 # --- check ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the terminal shows at start-up: progress, then the URL and requests to try."""
+"""What the terminal shows at start-up: the URL, progress, and each model's request to try."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from app.hosting.terminal import INLINE_VALUES, StartupDisplay, example_body
+from app.hosting.terminal import INLINE_VALUES, StartupDisplay, example_body, greeting
 from app.http.codecs import oip
 from app.http.services import VERSION
 from engine.models.config import ModelConfig
@@ -33,6 +33,7 @@ from tests.app.conftest import PATIENCE_S, settings_of
 
 EXAMPLE = {"x": [[1.0, -1.0]]}
 URL = "http://127.0.0.1:8000"
+SOCKET = "curl -s --unix-socket /run/brim.sock http://localhost"
 
 
 def load(config: ModelConfig) -> Model:
@@ -97,49 +98,73 @@ def show() -> Iterator[Show]:
         engine.close()
 
 
-def test_progress_comes_first_and_then_the_summary_with_the_url(show: Show) -> None:
+BODY = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,-1.0]}]}'
+
+
+@pytest.mark.parametrize(
+    ("url", "lines"),
+    [
+        (
+            URL,
+            [
+                f"Brim {VERSION} listens on {URL}; a page to try every route: {URL}/docs",
+                f"its models load now; their progress: curl -s {URL}/readyz",
+            ],
+        ),
+        (
+            "unix:/run/brim.sock",
+            [
+                f"Brim {VERSION} listens on unix:/run/brim.sock",
+                f"its models load now; their progress: {SOCKET}/readyz",
+            ],
+        ),
+    ],
+    ids=["http", "unix-socket"],
+)
+def test_the_first_lines_have_the_url_the_page_and_a_command(url: str, lines: list[str]) -> None:
+    assert greeting(url) == lines
+
+
+def test_progress_comes_first_and_then_that_the_server_is_ready(show: Show) -> None:
     text = show("puppet").text
     # the last state of the bar: two buckets, each compiled and verified
     assert "verified 4, " in text
     assert "4/4" in text
-    assert text.index("4/4") < text.index(f"Brim {VERSION} is ready on {URL}")
-    assert "2 buckets verified in " in text
-    assert "Ctrl-C stops the server." in text
+    assert text.index("4/4") < text.index(f"Brim is ready on {URL}")
+    assert "Ctrl-C stops it." in text
 
 
-def test_the_summary_has_three_commands_to_copy(show: Show) -> None:
-    lines = show("puppet").curls
-    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,-1.0]}]}'
-    assert lines == [
-        f"curl -s {URL}/readyz",
-        f"curl -s {URL}/v2/models/puppet/infer -d '{body}'",
-        f"curl -s {URL}/v2/models/puppet",
-    ]
+def test_a_model_that_serves_has_a_request_to_copy(show: Show) -> None:
+    shown = show("puppet")
+    assert shown.curls == [f"curl -s {URL}/v2/models/puppet/infer -d '{BODY}'"]
+
+
+def test_a_models_request_is_printed_when_it_serves_and_not_after_the_slowest(
+    show: Show,
+) -> None:
+    text = show("a", "b").text
+    steps = ["a is ready; try:", "models/a/infer", "b is ready; try:", "models/b/infer", "Brim is"]
+    positions = [text.index(step) for step in steps]
+    assert positions == sorted(positions)
 
 
 def test_the_address_is_the_one_that_gunicorn_listens_on(show: Show) -> None:
     shown = show("puppet", url="https://[::1]:9")
-    assert "is ready on https://[::1]:9" in shown.text
-    assert shown.curls[0] == "curl -s https://[::1]:9/readyz"
+    assert "Brim is ready on https://[::1]:9" in shown.text
+    assert shown.curls[0].startswith("curl -s https://[::1]:9/v2/models/puppet/infer ")
 
 
 def test_for_a_unix_socket_the_commands_name_its_file(show: Show) -> None:
     shown = show("puppet", url="unix:/run/brim.sock")
-    assert "is ready on unix:/run/brim.sock" in shown.text
-    assert shown.curls[0] == "curl -s --unix-socket /run/brim.sock http://localhost/readyz"
-
-
-def test_with_two_models_each_has_its_command(show: Show) -> None:
-    urls = [line.split()[2] for line in show("a", "b").curls]
-    assert urls == [f"{URL}/readyz", f"{URL}/v2/models/a/infer", f"{URL}/v2/models/b/infer"]
+    assert "ready on unix:/run/brim.sock" in shown.text
+    assert shown.curls[0].startswith(f"{SOCKET}/v2/models/puppet/infer ")
 
 
 def test_without_an_example_the_metadata_of_the_model_is_suggested(show: Show) -> None:
-    urls = [line.split()[2] for line in show("plain").curls]
-    assert urls == [f"{URL}/readyz", f"{URL}/v2/models/plain", f"{URL}/metrics"]
+    assert show("plain").curls == [f"curl -s {URL}/v2/models/plain"]
 
 
-def test_the_summary_comes_once_after_the_last_model(show: Show) -> None:
+def test_the_end_of_the_start_up_comes_once_after_the_last_model(show: Show) -> None:
     shown = show("a", "broken", "b")
     shown.engine.drain()
     assert shown.text.count("Brim ") == 1
@@ -148,16 +173,15 @@ def test_the_summary_comes_once_after_the_last_model(show: Show) -> None:
 
 def test_a_failed_model_is_shown_with_its_reason_and_not_suggested(show: Show) -> None:
     shown = show("broken", "good", required=False)
-    assert f"Brim {VERSION} is ready on {URL}" in shown.text
-    (row,) = [line for line in shown.text.splitlines() if "FileNotFoundError" in line]
-    assert re.search(r"broken +failed +FileNotFoundError: \[/tmp/weights\] is empty", row)
+    assert f"Brim is ready on {URL}" in shown.text
+    assert "broken has failed: FileNotFoundError: [/tmp/weights] is empty" in shown.text
     assert not [line for line in shown.curls if "broken" in line]
 
 
 def test_a_server_whose_required_model_failed_reports_not_ready(show: Show) -> None:
     shown = show("broken")
-    assert f"Brim {VERSION} is not ready on {URL}" in shown.text
-    assert shown.curls == [f"curl -s {URL}/readyz"]
+    assert f"Brim is not ready on {URL}" in shown.text
+    assert shown.curls == []
 
 
 def drawing() -> set[threading.Thread]:
@@ -208,17 +232,13 @@ def test_without_a_terminal_there_is_one_log_line_for_each_state(
     caplog.set_level(logging.INFO, "brim.app")
     shown = show("puppet", "broken", tty=False)
     assert shown.text == ""
-    messages = [record.message for record in caplog.records if record.name == "brim.app"]
-    assert messages[:-1] == [
+    assert [record.message for record in caplog.records if record.name == "brim.app"] == [
         "model puppet is compiling",
         "model puppet is warming",
-        "model puppet is ready",
+        f"model puppet is ready; try: curl -s {URL}/v2/models/puppet/infer -d '{BODY}'",
         "model broken is failed: FileNotFoundError: [/tmp/weights] is empty",
+        f"Brim is not ready on {URL}",
     ]
-    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1.0,-1.0]}]}'
-    assert messages[-1] == (
-        f"listening on {URL}; try: curl -s {URL}/v2/models/puppet/infer -d '{body}'"
-    )
 
 
 def test_a_model_that_fails_later_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -228,7 +248,7 @@ def test_a_model_that_fails_later_is_logged_too(caplog: pytest.LogCaptureFixture
     display.state_changed("puppet", ModelState.READY, None)
     display.state_changed("puppet", ModelState.FAILED, "a thread died")
     assert [record.message for record in caplog.records] == [
-        "model puppet is ready",
+        f"model puppet is ready; try: curl -s {URL}/v2/models/puppet",
         "model puppet is failed: a thread died",
     ]
 

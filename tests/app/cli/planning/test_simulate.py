@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import charts
+from app.cli.common import install
 from app.cli.main import main
 from app.cli.planning import cost_tables
 from app.cli.planning import simulate as command
@@ -189,9 +190,7 @@ def test_without_matplotlib_one_line_names_what_to_install(
     monkeypatch.setattr(command, "find_spec", lambda _name: None)
     result = simulate("--costs", costs, "--plot", tmp_path / "x.png")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        "brim: --plot: got None, expected matplotlib: pip install 'brim[bench]'\n"
-    )
+    assert result.stderr == f"brim: --plot: got None, expected matplotlib: {install('bench')}\n"
 
 
 @pytest.mark.parametrize("name", ["x.odd", "gone/x.png"])
