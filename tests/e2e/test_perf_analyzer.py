@@ -15,8 +15,8 @@ from tests.e2e.server import Server
 pytestmark = pytest.mark.e2e
 
 JSON = ("--input-tensor-format", "json", "--output-tensor-format", "json")
-# few short windows: this tests that it runs, not how fast
-QUICK = ("--measurement-interval", "500", "--stability-percentage", "900", "--max-trials", "3")
+# It ends after so many requests. Windows of time may be empty on a busy machine: "unstable".
+QUICK = ("--request-count", "20")
 
 
 def analyze(program: Path, server: Server, model: str, *options: str) -> str:

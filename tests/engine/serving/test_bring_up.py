@@ -284,7 +284,8 @@ def test_a_second_version_that_fails_does_not_touch_the_first(
     assert second.version is None
     assert second.error is not None
     assert second.lifecycle.state_and_reason() == (FAILED, str(second.error))
-    assert ready.snapshot() == before
+    # as text: it holds NaN, which from Python 3.13 on is unequal to itself in a dataclass too
+    assert repr(ready.snapshot()) == repr(before)
     assert ready.states == [COMPILING, WARMING, READY]
     ready.free()
     assert_answers(in_flight.result(), 0)

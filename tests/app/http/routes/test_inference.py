@@ -473,11 +473,14 @@ def test_a_deadline_that_no_device_could_meet_is_422_for_good(
 
 
 def test_an_answer_that_comes_too_late_is_504(serve: Serve) -> None:
-    served = serve(puppet_config(rows=(4,), timeout_s=0.5))
+    # a shorter one could pass before the request is admitted, which is a refusal
+    served = serve(puppet_config(rows=(4,), timeout_s=1.5))
     served.hold()
-    response = served.infer(1.0)
+    later = served.infer_later(1.0)
+    served.wait_on_device()
+    response = later.result(PATIENCE_S)
     assert response.status_code == 504
-    assert error_of(response) == "no answer within 0.5 s"
+    assert error_of(response) == "no answer within 1.5 s"
 
 
 def test_a_device_that_fails_is_500_and_the_next_request_is_served(
