@@ -30,9 +30,7 @@ arrives sooner uncompressed."""
 
 def read_optional(request: BrimRequest) -> bytes:
     """Read the body of a request that may have none."""
-    if not request.content_length and not request.environ.get("wsgi.input_terminated"):
-        return b""
-    return read(request)
+    return read(request) if request.content_length or not _has_no_length(request) else b""
 
 
 def read(request: BrimRequest) -> bytes:
@@ -45,13 +43,24 @@ def read(request: BrimRequest) -> bytes:
     length = _plain_length(request)
     if length is not None:
         return read_plain(request, services(), length)
-    if request.content_length is None and not request.environ.get("wsgi.input_terminated"):
+    if _has_no_length(request):
         raise LengthRequired("the request says neither Content-Length nor Transfer-Encoding")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in _WINDOWS and encoding not in ("identity", ""):
         raise Unsupported(f"Content-Encoding {encoding!r}, expected gzip, deflate or identity")
     body = _read_stream(request, services())
     return body if encoding not in _WINDOWS else _decompress(body, encoding, request, services())
+
+
+def _has_no_length(request: BrimRequest) -> bool:
+    """Whether the end of the body is not known. A server that ends the stream itself knows it, but
+    in HTTP/1 it has only guessed that there is no body.
+    """
+    environ = request.environ
+    if request.content_length is not None or "HTTP_TRANSFER_ENCODING" in environ:
+        return False
+    one = environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1")
+    return one or not environ.get("wsgi.input_terminated")
 
 
 def read_plain(request: Identified, services: Services, length: int) -> bytes:

@@ -33,6 +33,8 @@ class LengthRequired(errors.BrimError):
 
 
 INTERNAL: Final = 500
+NOT_FOUND: Final = 404
+TOO_MANY: Final = 429
 MAX_MESSAGE: Final = 1000
 """Characters of an error message."""
 
@@ -67,7 +69,9 @@ class Error(Answer, frozen=True):
 
 
 class OpenAIProblem(Answer, frozen=True):
-    """The details that OpenAI's clients read."""
+    """The details that OpenAI's clients read: `type` and `code` have its API's values, and `param`
+    is the field that is wrong.
+    """
 
     message: str
     type: str
@@ -92,7 +96,7 @@ def error_response(error: BaseException, path: str, request_id: str) -> Response
     Works outside Flask's request context: an answer may be written after the context has ended.
     """
     if isinstance(error, HTTPException) and not isinstance(error, InternalServerError):
-        return _http_response(error, path)
+        return http_response(error, path)
     if not isinstance(error, errors.BrimError):
         # the request id leads from the response to the stack trace in the log
         log.error("request %s failed unexpectedly", request_id, exc_info=error)
@@ -101,7 +105,9 @@ def error_response(error: BaseException, path: str, request_id: str) -> Response
     if status == INTERNAL:  # the log has the reason, where it happened: maybe another process's
         log.error("request %s failed: %s", request_id, message)
         message = f"{message}; the log has request {request_id}"
-    answer = response(path, message, status)
+    unknown = isinstance(error, errors.UnknownModel | errors.UnknownVersion)
+    field = "model" if unknown else getattr(error, "field", None)
+    answer = response(path, message, status, field)
     if isinstance(error, errors.Refused):
         answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return answer
@@ -112,18 +118,24 @@ def status_of(error: errors.BrimError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def response(path: str, message: str, status: int) -> Response:
-    """Build the response to a request for `path` in the form of its routes."""
+def response(path: str, message: str, status: int, field: str | None = None) -> Response:
+    """Build the response to a request for `path` in the form of its routes; `field` is the one that
+    is wrong.
+    """
     if len(message) > MAX_MESSAGE:  # it repeats megabytes of the client's input
         message = f"{message[:MAX_MESSAGE]}…"
     body: Error | OpenAIError = Error(message)
     if error_type(path) is OpenAIError:
-        kind = "invalid_request_error" if status < INTERNAL else "server_error"
-        body = OpenAIError(OpenAIProblem(message, kind, None, None))
+        kind, code = ("invalid_request_error" if status < INTERNAL else "server_error"), None
+        if status == TOO_MANY:
+            kind, code = "rate_limit_error", "rate_limit_exceeded"
+        elif status == NOT_FOUND and field == "model":
+            code = "model_not_found"
+        body = OpenAIError(OpenAIProblem(message, kind, field, code))
     return Response(msgspec.json.encode(body), status, content_type=JSON)
 
 
-def _http_response(error: HTTPException, path: str) -> Response:
+def http_response(error: HTTPException, path: str) -> Response:
     """Errors of Flask and werkzeug (404, 405, 413, ...) as JSON, with their headers."""
     answer = response(path, error.description or error.name, error.code or INTERNAL)
     for name, value in error.get_headers():
@@ -135,7 +147,7 @@ def _http_response(error: HTTPException, path: str) -> Response:
 def _answer(error: HTTPException) -> Response:
     if isinstance(error, LimitExceeded):
         services().limited(error.limit)
-    return _http_response(error, request.path)
+    return http_response(error, request.path)
 
 
 def _other_response(error: Exception) -> Response:

@@ -19,7 +19,7 @@ from app.http.dispatch.places import Places
 from app.http.dispatch.refusals import refuse
 from app.http.dispatch.routing import RememberingMap
 from app.http.responses.prepared import PreparedResponse, StartResponse
-from app.http.routes import docs, health, inference, models, openai
+from app.http.routes import docs, elsewhere, health, inference, models, openai
 from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Lanes, Services
 from app.settings import Settings
 from app.worker.calls.pool import Pool
@@ -127,6 +127,7 @@ def create_app(
     app.watch = engine.watch
     app.refuse = partial(refuse, metrics)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
+    app.url_map.strict_slashes = False  # a slash at the end means nothing
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
     lanes = Lanes()
@@ -137,7 +138,7 @@ def create_app(
     )
     errors.register(app)
     hooks.register(app, metrics)
-    for routes in (inference, models, openai, docs, health):
+    for routes in (inference, models, openai, docs, health, elsewhere):
         app.register_blueprint(routes.blueprint)
     metrics.install(app, engine)
     app.direct = DirectInference(app, app.url_map, services, metrics)

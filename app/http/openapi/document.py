@@ -6,7 +6,7 @@ Each READY model has its own path for inference, with its tensors' names, dataty
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -39,16 +39,19 @@ INFO: Final = {
     "description": "The Open Inference Protocol, version 2, and OpenAI's embeddings.",
 }
 
+_OURS: Final = __name__.partition(".")[0]
+
 INFER: Final = "inference.infer"
 EMBEDDINGS: Final = "openai.embeddings"
-HIDDEN: Final = "docs.asset"
-"""Endpoint of the page's own files, which the document leaves out."""
 
 
-def document(app: Flask, engine: EngineClient) -> dict[str, Any]:
-    """Return the document of this moment; it shows the models that are READY.
+def document(
+    app: Flask, engine: EngineClient, is_hidden: Callable[[str], bool], prefix: str
+) -> dict[str, Any]:
+    """Return the document of this moment; it shows the models that are READY, and leaves out the
+    endpoints that are hidden. `prefix` comes before all paths.
 
-    Raises LookupError if a route does not declare its `Operation`.
+    Raises LookupError if a route of Brim's does not declare its `Operation`.
     """
     models = dict(_serving(engine))
     components = Components()
@@ -61,20 +64,31 @@ def document(app: Flask, engine: EngineClient) -> dict[str, Any]:
     # allowed values of the parts of a path; the model of the example comes first
     names = sorted(engine.names, key=lambda name: name != examples.get("name"))
     known = {"name": names, "version": [MODEL_VERSION]}
-    for rule, path, method in _routes(app):
+    for rule, path, method in _routes(app, is_hidden):
         operation = _operation(app, rule, components, examples.get(rule.endpoint))
         operation["parameters"] += [_part(name, known[name]) for name in sorted(rule.arguments)]
         paths.setdefault(path, {})[method] = operation
     schemas = {"schemas": components.schemas}
-    return {"openapi": "3.0.3", "info": INFO, "paths": paths, "components": schemas}
+    return {
+        "openapi": "3.0.3",
+        "info": INFO,
+        "servers": [{"url": prefix or "/"}],
+        "paths": paths,
+        "components": schemas,
+    }
 
 
-def _routes(app: Flask) -> Iterator[tuple[Rule, str, str]]:
+def _routes(app: Flask, is_hidden: Callable[[str], bool]) -> Iterator[tuple[Rule, str, str]]:
     """Yield the rule, path and method of each route that the document shows."""
     for rule in app.url_map.iter_rules():
-        if rule.endpoint != HIDDEN:
+        if not is_hidden(rule.endpoint) and _is_documented(app.view_functions[rule.endpoint]):
             for method in sorted((rule.methods or set()) & {"GET", "POST"}):
                 yield rule, re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower()
+
+
+def _is_documented(view: Callable[..., Any]) -> bool:
+    """Whether the document shows this view. A user's own may declare an `Operation` or not."""
+    return hasattr(view, "operation") or view.__module__.startswith(f"{_OURS}.")
 
 
 def _serving(engine: EngineClient) -> Iterator[tuple[str, Signature]]:

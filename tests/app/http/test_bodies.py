@@ -167,8 +167,10 @@ def test_an_unsupported_encoding_is_415(client: FlaskClient, encoding: str) -> N
     )
 
 
-def test_a_body_of_unknown_length_is_411(client: FlaskClient) -> None:
-    response = client.post("/echo")
+@pytest.mark.parametrize("ends", [True, False], ids=["the server ends it", "nothing does"])
+def test_a_body_of_unknown_length_is_411(client: FlaskClient, ends: bool) -> None:
+    # without either header, gunicorn guesses that there is no body, and ends the stream
+    response = client.post("/echo", environ_overrides={"wsgi.input_terminated": ends})
     assert response.status_code == 411
     assert error_of(response) == "the request says neither Content-Length nor Transfer-Encoding"
 

@@ -15,6 +15,7 @@ from app.http import errors
 from app.http.codecs.messages import Answer
 from app.http.openapi import document as openapi
 from app.http.responses.operation import REASONS
+from app.http.routes.elsewhere import is_hidden
 from app.http.routes.health import ServerProgress
 from engine.models.config import ModelConfig
 from engine.models.model import Model, Prepared
@@ -84,9 +85,20 @@ def test_the_document_during_start_up_is_valid_and_has_no_model(
 
 
 def test_a_route_without_a_declaration_is_an_error(served: Served) -> None:
-    served.app.add_url_rule("/more", view_func=lambda: "more")
+    def more() -> str:
+        return "more"
+
+    served.app.add_url_rule("/more", view_func=more)
+    assert "/more" not in document_of(served)["paths"]  # a user's own
+    more.__module__ = "app.http.routes.more"
     with pytest.raises(LookupError, match="does not declare its Operation"):
-        openapi.document(served.app, served.engine)
+        openapi.document(served.app, served.engine, is_hidden, "")
+
+
+@pytest.mark.parametrize(("prefix", "servers"), [("", "/"), ("/below", "/below")])
+def test_the_document_says_where_its_paths_begin(served: Served, prefix: str, servers: str) -> None:
+    response = served.client.get("/openapi.json", environ_overrides={"SCRIPT_NAME": prefix})
+    assert response.get_json()["servers"] == [{"url": servers}]
 
 
 def test_every_error_status_has_a_description() -> None:
@@ -130,6 +142,7 @@ ENDS = {
     "/v2/models/{name}/infer": INFERENCE,
     "/v2/models/puppet/infer": INFERENCE,
     "/v2/repository/index": {"200", "400", "408", "413", "415", "503"},
+    "/": READ,
     "/v1/models": READ,
     "/v1/models/{name}": OF_A_MODEL,
     "/v1/embeddings": INFERENCE,

@@ -89,6 +89,7 @@ def problem(response: TestResponse) -> str:
     assert list(said) == ["error"]
     assert set(said["error"]) == {"message", "type", "param", "code"}
     kind = "server_error" if response.status_code >= 500 else "invalid_request_error"
+    kind = "rate_limit_error" if response.status_code == 429 else kind
     assert said["error"]["type"] == kind
     return str(said["error"]["message"])
 
@@ -385,8 +386,8 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(reading: Served) -
             413,
             "the body is larger than limits.max_body_bytes",
         ),
-        ("GET", EMBEDDINGS, None, 405, "The method is not allowed"),
-        ("GET", "/v1/nowhere", None, 404, "The requested URL was not found"),
+        ("GET", EMBEDDINGS, None, 405, "/v1/embeddings has POST, and not GET; "),
+        ("GET", "/v1/nowhere", None, 404, "GET /v1/nowhere does not exist; "),
     ],
 )
 def test_every_error_below_v1_has_openais_form(
@@ -395,6 +396,23 @@ def test_every_error_below_v1_has_openais_form(
     response = reading.client.open(path, method=method, data=sent)
     assert response.status_code == status
     assert problem(response).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "param", "code"),
+    [
+        ({"model": "nobody", "input": "full"}, 404, "model", "model_not_found"),
+        ({"model": "puppet", "input": "full", "dimensions": 7}, 400, "dimensions", None),
+        ({"model": "puppet"}, 400, "body", None),
+    ],
+)
+def test_an_error_names_the_field_and_has_openais_code(
+    reading: Served, sent: dict[str, Any], status: int, param: str, code: str | None
+) -> None:
+    response = reading.client.post(EMBEDDINGS, json=sent)
+    said = response.get_json()["error"]
+    assert (response.status_code, said["param"], said["code"]) == (status, param, code)
+    assert said["type"] == "invalid_request_error"
 
 
 def test_an_encoding_that_is_not_understood_is_415_in_openais_form(reading: Served) -> None:
