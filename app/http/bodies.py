@@ -14,7 +14,8 @@ from app.http.errors import LengthRequired, Unsupported
 from app.http.hooks import BrimRequest, Identified
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services, services
-from app.worker.states import LimitExceeded, no_room
+from app.worker.limits.budget import no_room
+from app.worker.limits.limits import LimitExceeded
 from engine.api import InvalidRequest
 
 # zlib's window size also selects the header that it expects

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from app.http.codecs.messages import Answer
 from app.http.responses.operation import JSON
 from app.http.services import services
-from app.worker.states import LimitExceeded
+from app.worker.limits.limits import LimitExceeded
 from engine.api import errors
 
 log = logging.getLogger("brim.app")

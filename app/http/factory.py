@@ -23,7 +23,9 @@ from app.http.routes import docs, elsewhere, health, inference, models, openai
 from app.http.services import ConcurrencyLimiter, DisconnectWatcher, Lanes, Services
 from app.settings import Settings
 from app.worker.calls.pool import Pool
-from app.worker.states import ByteBudget
+from app.worker.limits.bounds import Bounds
+from app.worker.limits.budget import ByteBudget
+from app.worker.limits.limits import Limits
 from engine.api import EngineClient
 
 
@@ -46,7 +48,7 @@ class BrimApp(Flask):
     """Makes the context manager around requests that run one after the other."""
     watch: Callable[[], tuple[int, Callable[[int], object]] | None]
     """Returns what the worker's loop watches, if there is anything."""
-    budget: ByteBudget
+    bounds: Bounds
     refuse: Callable[..., PreparedResponse]
     """Makes the answer to what is no request, and to an exception that Flask does not handle."""
 
@@ -132,9 +134,13 @@ def create_app(
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
     lanes = Lanes()
     app.attach, app.beat = lanes.attach, lambda: metrics.note_lanes(lanes.load())
-    app.budget = ByteBudget(settings.limits.max_bytes_in_flight)
+    app.bounds = Bounds(
+        Limits(**{name: getattr(settings.limits, name) for name in Limits.__slots__}),
+        ByteBudget(settings.limits.max_bytes_in_flight),
+        metrics.limited,
+    )
     services = app.extensions["brim"] = Services(
-        engine, limiter, disconnects, settings.limits, app.budget, metrics.limited, lanes
+        engine, limiter, disconnects, settings.limits, app.bounds.budget, metrics.limited, lanes
     )
     errors.register(app)
     hooks.register(app, metrics)

@@ -18,7 +18,7 @@ from flask import current_app
 from app.settings import Limits
 from app.worker.calls.lane import LaneLoad
 from app.worker.calls.pool import Pool
-from app.worker.states import ByteBudget
+from app.worker.limits.budget import ByteBudget
 from engine.api import EngineClient, TooManyWaiting
 
 VERSION = version("brim")

@@ -17,11 +17,15 @@ from gunicorn.http.message import Request
 from app.worker.calls.refusal import Reason, Refusal
 from app.worker.calls.work import Work
 from app.worker.host import Host
+from app.worker.limits.budget import no_room
+from app.worker.limits.limits import too_late
+from app.worker.limits.states import LINGER_S, State
+from app.worker.loop import Alarm
 from app.worker.protocol.cycle import RequestResponseCycle
 from app.worker.protocol.head_cache import Head
-from app.worker.protocol.request_reader import READ_SIZE, RequestReader
+from app.worker.protocol.refusals import refuse
+from app.worker.protocol.request_reader import RequestReader
 from app.worker.protocol.write_buffer import WriteBuffer
-from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
 from app.worker.suspension import Pending
 from app.worker.transport import EVENTS, Transport
 
@@ -35,6 +39,7 @@ class Connection:
     """A state machine. All its methods run on the loop's thread."""
 
     __slots__ = (
+        "_alarm",
         "_cycle",
         "_head",
         "_host",
@@ -44,9 +49,7 @@ class Connection:
         "_transport",
         "_work",
         "_write_buffer",
-        "scheduled_at",
         "state",
-        "wakes_at",
     )
 
     def __init__(self, host: Host, sock: socket.socket, address: Any, server: Any) -> None:
@@ -54,15 +57,15 @@ class Connection:
         self._host = host
         self._server = server
         self._transport = Transport(sock)
-        self._reader = RequestReader(host.head_cache, host.longest_body, address, server)
-        self._write_buffer = WriteBuffer(sock)
+        self._reader = RequestReader(host.head_cache, host.bounds, address, server)
+        self._write_buffer = WriteBuffer(sock, host.bounds.budget)
         self._head: Head | None = None
         self._cycle: RequestResponseCycle | None = None
         self._work = Work(host.loop, host.pool)
         self._reading = False
-        self.scheduled_at = self.wakes_at = math.inf
+        self._alarm = Alarm(host.loop, self.on_alarm)
         self.state = State.HANDSHAKE if self._transport.tls else State.HEAD
-        self._alarm_in(HEAD_S)
+        self._alarm.set_in(host.bounds.limits.head_timeout_s)
         host.loop.watch(sock.fileno(), EVENTS, self.on_event)
 
     # --- events ----------------------------------------------------------------------------------
@@ -89,31 +92,40 @@ class Connection:
         elif self.state is State.RUNNING:
             self._expire()
         else:
+            self._time_out()
+
+    def _time_out(self) -> None:
+        """Refuse what did not arrive in time, or close the connection."""
+        late = too_late(self.state, self._host.bounds.limits)
+        if late is None or (self.state is State.HEAD and not self._reader.buffer.held):
             self.close()
+        elif self.state in (State.HANDSHAKE, State.WRITING):
+            self._host.bounds.count(late.limit)
+            self.close()
+        else:
+            self._refuse(self._cycle and self._cycle.request, late)
 
     def drain(self, linger_s: float) -> None:
         """The worker stops: an idle client may send one more request within `linger_s` seconds."""
         if self.state is State.HEAD and not self._reader.buffer.held:
-            self._host.loop.alarm(self, min(self.wakes_at, self._host.loop.clock() + linger_s))
+            self._alarm.extend(0.0, linger_s)
 
     def close(self) -> None:
         """Close the socket and end the request. Idempotent."""
         if self.state is State.CLOSED:
             return
-        has_begun = self.state in (State.SUSPENDED, State.WRITING)
-        self.state = State.CLOSED
-        self.wakes_at = math.inf
+        state, self.state = self.state, State.CLOSED
+        self._alarm.clear()
         self._host.loop.forget(self._transport.sock.fileno())
         self._transport.sock.close()
         # the loop keeps this object until the time of its last alarm
-        self._reader.buffer.clear()
+        self._reader.clear()
+        if state is not State.RUNNING:  # then the pool may be writing
+            self._write_buffer.drop()
         cycle, self._cycle = self._cycle, None
-        if cycle is not None and has_begun and not cycle.done:
+        if cycle is not None and state in (State.SUSPENDED, State.WRITING) and not cycle.done:
             self._work.run(cycle, cycle.abandon, lambda: None)
         self._host.closed(self)
-
-    def _alarm_in(self, seconds: float) -> None:
-        self._host.loop.alarm(self, self._host.loop.clock() + seconds)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -147,20 +159,23 @@ class Connection:
             return
         first = self.state is State.HEAD and not reader.buffer.held
         reader.feed(data)
-        if not self._proceed() and first:
-            self._alarm_in(HEAD_S)
+        if not self._proceed(len(data)) and first:
+            self._alarm.set_in(self._host.bounds.limits.head_timeout_s)
 
-    def _proceed(self) -> bool:
-        """Handle the buffered data. Returns False if the head of a request is incomplete."""
-        if self.state is State.HEAD and not self._begin():
-            return False
-        body = self._reader.body
-        if self.state is State.BODY and body is not None:
-            if body.complete or body.too_long:
+    def _proceed(self, size: int = 0) -> bool:
+        """Handle the data, `size` bytes of it new. Returns False if a head is incomplete."""
+        begins, reader = self.state is State.HEAD, self._reader
+        begun, bounds = not begins or self._begin(), self._host.bounds
+        if self.state in (State.HEAD, State.BODY) and not reader.reserve(begins=begins):
+            self._refuse(self._cycle and self._cycle.request, no_room(bounds.budget))
+        elif self.state is State.BODY and reader.body is not None:
+            if reader.body.complete or reader.body.refusal is not None:
                 self._call()
+            elif begins:
+                self._alarm.set_in(bounds.limits.body_timeout_s)
             else:
-                self._alarm_in(BODY_S)
-        return True
+                self._alarm.extend(bounds.limits.seconds_for(size), bounds.limits.body_timeout_s)
+        return begun or self.state is not State.HEAD
 
     def _begin(self) -> bool:
         """Begin a request. Returns False if its head is incomplete."""
@@ -178,25 +193,17 @@ class Connection:
         self._cycle = RequestResponseCycle(self._host, request, self._write_buffer)
         self.state = State.BODY
         if request._expected_100_continue:
-            self._continue(request)
+            # gunicorn would ask for the body when the application is called, which is later
+            request._expected_100_continue = False
+            if self._reader.fits():
+                self._write_buffer.sendall(_CONTINUE)
+                self._flush()
         return True
-
-    def _continue(self, request: Request) -> None:
-        """Ask for the body: gunicorn would ask when the application is called, which is later."""
-        request._expected_100_continue = False
-        if self._reader.body is not None and not self._reader.body.too_long:
-            self._write_buffer.sendall(_CONTINUE)
-            self._flush()
 
     def _refuse(self, request: Request | None, error: BaseException) -> None:
         """Answer what is no request, or could not begin."""
-        if self._host.quitting and not isinstance(error, Exception):
-            raise error
         self._cycle = None
-        reader = self._reader
-        self._host.handle_error(
-            request, self._write_buffer, reader.address, error, reader.buffer.start
-        )
+        refuse(self._host, request, self._reader, self._write_buffer, error)
         self._flush()
         if self.state is not State.CLOSED:
             self._sent()
@@ -222,7 +229,7 @@ class Connection:
     def _enter_running(self) -> None:
         """Clear the alarm: the application may take any time."""
         self.state = State.RUNNING
-        self.wakes_at = math.inf
+        self._alarm.clear()
 
     def _run(
         self,
@@ -237,13 +244,13 @@ class Connection:
         if refusal is not None:
             self._answer(cycle, refusal)
         elif not self._work.inline and self._work.deadline < math.inf:
-            self._host.loop.alarm(self, self._work.deadline)
+            self._alarm.set(self._work.deadline)
 
     def _set_deadline(self) -> None:
         """The application has found an earlier deadline in the request that it runs."""
         cycle = self._cycle
         if self.state is State.RUNNING and cycle is not None and not cycle.begun:
-            self._host.loop.alarm(self, min(self.wakes_at, cycle.exchange.deadline))
+            self._alarm.set(min(self._alarm.wakes_at, cycle.exchange.deadline))
 
     def _expire(self) -> None:
         """The deadline has passed while the application, or a model's hook, still runs."""
@@ -276,7 +283,7 @@ class Connection:
     def _suspend(self, pending: Pending) -> None:
         self.state = State.SUSPENDED
         self._host.suspended[pending] = self._resume
-        self._host.loop.alarm(self, pending.deadline)
+        self._alarm.set(pending.deadline)
         pending.on_ready(self._host.results_ready)
         if self._transport.hung_up:
             self._on_hang_up()
@@ -316,29 +323,30 @@ class Connection:
     def _produced(self) -> None:
         if self._cycle is None or self._cycle.lost:
             self.close()
-            return
-        self._sent()
+        else:
+            self._sent()
 
     def _write(self) -> None:
-        if self._flush():
-            self._alarm_in(WRITE_S)
+        if moved := self._flush():
+            limits = self._host.bounds.limits
+            self._alarm.extend(limits.seconds_for(moved), limits.send_timeout_s)
         if self.state is not State.CLOSED:
             self._sent()
 
-    def _flush(self) -> bool:
-        """Send what the socket takes. Returns whether it took any."""
+    def _flush(self) -> int:
+        """Send what the socket takes. Returns how many bytes."""
         try:
             return self._write_buffer.flush()
         except OSError:
             self._write_buffer.drop()
             self.close()
-            return False
+            return 0
 
     def _sent(self) -> None:
         """Continue after data was sent: with more of this answer, the next request, or the end."""
         if not self._write_buffer.empty and self.state is not State.WRITING:
             self.state = State.WRITING
-            self._alarm_in(WRITE_S)
+            self._alarm.set_in(self._host.bounds.limits.send_timeout_s)
             # an event that came while the pool wrote was ignored, and does not come again
             self._flush()
         if self.state is State.CLOSED or not self._write_buffer.empty:
@@ -358,9 +366,10 @@ class Connection:
     def _next(self) -> None:
         """Wait for another request; it may be buffered already."""
         buffer = self._reader.buffer
-        buffer.next_request()
+        self._reader.next_request()
         self.state = State.HEAD
-        self._alarm_in(HEAD_S if buffer.held else self._host.keepalive_s)
+        head_timeout_s = self._host.bounds.limits.head_timeout_s
+        self._alarm.set_in(head_timeout_s if buffer.held else self._host.keepalive_s)
         if buffer.held or (self._transport.readable and not self._reading):
             # later: a client with many pipelined requests must not keep the others waiting
             self._host.loop.call_soon((self._go_on,))
@@ -374,23 +383,17 @@ class Connection:
 
     def _linger(self) -> None:
         """Close the sending half, and wait until the client closes its own."""
-        self._reader.buffer.clear()
-        try:
-            self._transport.sock.shutdown(socket.SHUT_WR)
-        except OSError:
+        self._reader.clear()
+        if not self._transport.end_sending():
             self.close()
             return
         self.state = State.LINGERING
-        self._alarm_in(LINGER_S)
+        self._alarm.set_in(LINGER_S)
         self._discard()
 
     def _discard(self) -> None:
-        if self.state is not State.LINGERING:
-            return
-        for _ in range(READS_IN_A_ROW):
-            data = self._transport.receive(READ_SIZE)
-            if not data:
-                if data is not None:
-                    self.close()
-                return
-        self._host.loop.call_soon((self._discard,))
+        more = self.state is not State.LINGERING or self._transport.discard(READS_IN_A_ROW)
+        if more is None:
+            self._host.loop.call_soon((self._discard,))
+        elif not more:
+            self.close()

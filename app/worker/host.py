@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from app.worker.calls.refusal import Refusal
 from app.worker.calls.work import Submits
+from app.worker.limits.bounds import Bounds
 from app.worker.loop import Loop
 from app.worker.protocol.cycle import App
 from app.worker.protocol.cycle import Host as CycleHost
@@ -20,7 +21,7 @@ class Host(CycleHost, Protocol):
     loop: Loop
     pool: Submits
     head_cache: HeadCache
-    longest_body: int
+    bounds: Bounds
     keepalive_s: float
     place: Callable[[Mapping[str, Any]], Place]
     suspended: dict[Pending, Callable[[], object]]

@@ -37,6 +37,33 @@ class Sleeper(Protocol):
         """Called at `wakes_at`."""
 
 
+class Alarm:
+    """One alarm, which calls `call`."""
+
+    __slots__ = ("_loop", "on_alarm", "scheduled_at", "wakes_at")
+
+    def __init__(self, loop: Loop, call: Callable[[], None]) -> None:
+        self._loop = loop
+        self.on_alarm = call
+        self.scheduled_at = self.wakes_at = math.inf
+
+    def set(self, wakes_at: float) -> None:
+        """Call at this time, and not at another one."""
+        self._loop.alarm(self, wakes_at)
+
+    def set_in(self, seconds: float) -> None:
+        """Call in so many seconds."""
+        self._loop.alarm(self, self._loop.clock() + seconds)
+
+    def extend(self, seconds: float, longest_s: float) -> None:
+        """Call so many seconds later than now set, but in `longest_s` seconds at the latest."""
+        self._loop.alarm(self, min(self.wakes_at + seconds, self._loop.clock() + longest_s))
+
+    def clear(self) -> None:
+        """Do not call."""
+        self.wakes_at = math.inf
+
+
 class Alarms:
     """When to wake which sleeper. Most alarms are moved and never go off, so one that is moved to a
     later moment keeps its place in the heap.

@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Final
 
+from app.worker.protocol.request_reader import READ_SIZE
 from app.worker.protocol.write_buffer import NOT_NOW
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -56,6 +57,24 @@ class Transport:
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         return True
+
+    def end_sending(self) -> bool:
+        """Close the sending half. Returns False if the client is gone."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def discard(self, reads: int) -> bool | None:
+        """Drop what the client sends, in at most so many reads. Returns whether it may send more;
+        None if there is more already.
+        """
+        for _ in range(reads):
+            data = self.receive(READ_SIZE)
+            if not data:
+                return data is None
+        return None
 
     def receive(self, size: int) -> bytes | None:
         """Return at most `size` bytes; None if there are none now; b"" at the end or an error."""

@@ -25,14 +25,12 @@ from app.worker.balance import Balance
 from app.worker.calls.pool import OWN, Pool
 from app.worker.calls.refusal import Refusal
 from app.worker.connection import Connection
+from app.worker.limits.bounds import Bounds
 from app.worker.loop import Loop
 from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.refusals import RefusingWorker
 from app.worker.suspension import Pending, Place
-
-LONGEST_BODY: Final = 16 * 1024 * 1024
-"""Bytes of a body, where the application has no limit of its own."""
 
 HEARTBEAT_S: Final = 1.0
 LINGER_S: Final = 2.0
@@ -130,8 +128,8 @@ class BrimWorker(RefusingWorker):
     context manager, entered around the events of one poll. `watch()` returns a file descriptor and
     what to call with its events, or None. `refuse(environ, status, reason, error)` makes the answer
     to what is no request, or to an application that failed; without it, it is gunicorn's.
-    Flask's `config["MAX_CONTENT_LENGTH"]` limits bodies: a longer one is not read, and the
-    connection is closed after the answer.
+    `bounds` is a `limits.bounds.Bounds`: a body beyond them is not read, and its connection is
+    closed after the answer.
     """
 
     @classmethod
@@ -145,7 +143,7 @@ class BrimWorker(RefusingWorker):
         self.connections: set[Connection] = set()
         self.suspended: dict[Pending, Callable[[], object]] = {}
         self.place: Callable[[Mapping[str, Any]], Place] = _place
-        self.longest_body = LONGEST_BODY
+        self.bounds = Bounds()
         self._tls: ssl.SSLContext | None = None
         self._beat_at = 0.0
 
@@ -183,8 +181,7 @@ class BrimWorker(RefusingWorker):
         if hasattr(app, "attach"):
             app.attach(self.pool)
             self.pool.prepare(OWN)
-        config = getattr(app, "config", {})
-        self.longest_body = config.get("MAX_CONTENT_LENGTH") or LONGEST_BODY
+        self.bounds = getattr(app, "bounds", self.bounds)
 
     @override
     def run(self) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from app.worker.limits.bounds import Bounds
+from app.worker.limits.limits import Limits
 from app.worker.suspension import Place
 
 control_socket_disable = True
@@ -49,7 +51,7 @@ def worker_abort(_worker: Any) -> None:
 class Hosted:
     """The app."""
 
-    config: Mapping[str, int] = {"MAX_CONTENT_LENGTH": 100_000}
+    bounds = Bounds(Limits(max_body_bytes=100_000))
 
     def place(self, environ: Mapping[str, Any]) -> Place:
         return Place("hosted", inline=environ["PATH_INFO"].startswith(("/inline", "/hang")))

@@ -24,7 +24,7 @@ from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import Environ, StartResponse
 from app.http.routes import inference
 from app.http.services import Services
-from app.worker.states import LimitExceeded
+from app.worker.limits.limits import LimitExceeded
 
 ENDPOINT: Final = "inference.infer"
 

@@ -11,6 +11,7 @@ from app.http import errors, hooks
 from app.http.dispatch.direct import DirectRequest
 from app.http.hooks import HttpMetrics
 from app.http.responses.prepared import PreparedResponse
+from app.worker.limits.limits import LimitExceeded
 
 
 def refuse(
@@ -21,7 +22,7 @@ def refuse(
     `environ` is what is known of the request; `reason` is for the client. A 500 is logged here.
     """
     request, path = DirectRequest(dict(environ)), environ["PATH_INFO"]
-    if status == errors.INTERNAL:
+    if status == errors.INTERNAL or isinstance(error, LimitExceeded):
         response = errors.error_response(error, path, request.request_id)
     else:
         response = errors.response(path, reason, status)

@@ -97,6 +97,8 @@ class RequestResponseCycle:
         other._started = self._started
         other._response = WorkerResponse(self.request, self._write_buffer, self._host.cfg)
         other._response.must_close = self._response.must_close
+        if not isinstance(self.request.body, BytesIO):
+            other._response.force_close()  # the call may go on reading what the client sends
         other.exchange.read_at = self.exchange.read_at
         other.exchange.deadline = self.exchange.deadline
         other.environ = {**self.environ, EXCHANGE: other.exchange}

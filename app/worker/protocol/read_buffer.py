@@ -75,6 +75,16 @@ class ReadBuffer(Unreader):  # type: ignore[misc]
         self._at = at + size
         return bytes(memoryview(self._data)[at : at + size])
 
+    def discard(self) -> None:
+        """Drop what was taken."""
+        del self._data[: self._at]
+        self._at = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept, read or not."""
+        return len(self._data)
+
     @property
     def rest(self) -> bytes:
         """A copy of what is held."""
@@ -83,8 +93,8 @@ class ReadBuffer(Unreader):  # type: ignore[misc]
     def next_request(self) -> None:
         """Drop the bytes of a request that was read; the rest begins the next one."""
         self.take_back()
-        del self._data[: self._at]
-        self._at = self._scanned = 0
+        self.discard()
+        self._scanned = 0
         self.ended = False
 
     def clear(self) -> None:
@@ -99,6 +109,10 @@ class ReadBuffer(Unreader):  # type: ignore[misc]
         if not size and not self.ended:
             raise Incomplete
         self._given = True
+        if self.ended and self._at > 2 * LARGEST_CHUNK:
+            # a reader gives back bytes of its last chunk alone
+            del self._data[: self._at - LARGEST_CHUNK]
+            self._at = LARGEST_CHUNK
         return self.take(size)
 
     def take_back(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from types import FrameType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from gunicorn import SERVER, util
@@ -17,6 +17,11 @@ from gunicorn.http.message import Request
 from gunicorn.workers.base import Worker
 from typing_extensions import override
 
+from app.worker.limits.bounds import Bounds
+from app.worker.limits.limits import LimitExceeded
+from app.worker.protocol.cycle import Host as CycleHost
+from app.worker.protocol.request_reader import RequestReader
+from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.suspension import PreparedAnswer
 
 Refuse: TypeAlias = Callable[[Mapping[str, Any], int, str, BaseException], PreparedAnswer]
@@ -47,6 +52,8 @@ _LOOK_AT: Final = 8192
 
 def status_of(error: BaseException) -> int:
     """The status of the answer; 500 for anything that the client did not cause."""
+    if isinstance(error, LimitExceeded):
+        return error.code
     return next((status for kind, status in _STATUS if isinstance(error, kind)), INTERNAL)
 
 
@@ -134,7 +141,11 @@ class RefusingWorker(Worker):  # type: ignore[misc]
         self, req: Any, client: Any, addr: Any, exc: BaseException, head: bytes = b""
     ) -> None:
         if self.refuse is None:
-            super().handle_error(req, client, addr, exc)
+            if isinstance(exc, LimitExceeded):
+                phrase = HTTPStatus(exc.code).phrase
+                util.write_error(client, exc.code, phrase, str(exc))
+            else:
+                super().handle_error(req, client, addr, exc)
             return
         status, environ = status_of(exc), environ_of(req, head, addr)
         if status != INTERNAL:  # that is for the application to log
@@ -144,3 +155,24 @@ class RefusingWorker(Worker):  # type: ignore[misc]
         refusal = Refusal.of(answer, SERVER, body=has_body)
         self.log.access(refusal, req or (), environ, timedelta())
         client.sendall(refusal.data)
+
+
+class Host(CycleHost, Protocol):
+    """What `refuse` needs of the worker."""
+
+    bounds: Bounds
+
+
+def refuse(
+    host: Host,
+    request: Request | None,
+    reader: RequestReader,
+    write_buffer: WriteBuffer,
+    error: BaseException,
+) -> None:
+    """Write the answer to what is no request, or could not begin, or exceeds a limit."""
+    if host.quitting and not isinstance(error, Exception):
+        raise error
+    if isinstance(error, LimitExceeded):
+        host.bounds.count(error.limit)
+    host.handle_error(request, write_buffer, reader.address, error, reader.buffer.start)

@@ -6,6 +6,8 @@ import socket
 import ssl
 from typing import Final
 
+from app.worker.limits.budget import ByteBudget
+
 NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises instead of waiting."""
 
@@ -19,10 +21,13 @@ class WriteBuffer:
     Used by one thread at a time: the one that runs the request, otherwise the loop's.
     """
 
-    __slots__ = ("_parts", "_size", "sock")
+    __slots__ = ("_budget", "_parts", "_reserved", "_size", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, budget: ByteBudget) -> None:
+        """What the socket does not take is added to `budget`, room or not: it exists."""
         self.sock = sock
+        self._budget = budget
+        self._reserved = 0
         self._parts: list[bytes | memoryview] = []
         self._size = 0
 
@@ -50,9 +55,9 @@ class WriteBuffer:
         """Whether the next part of an answer should wait."""
         return self._size > HIGH_WATER
 
-    def flush(self) -> bool:
-        """Send what the socket takes; returns whether it took any. Raises OSError."""
-        moved = False
+    def flush(self) -> int:
+        """Send what the socket takes; returns how many bytes. Raises OSError."""
+        before = self._size
         while self._parts:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             try:
@@ -60,15 +65,21 @@ class WriteBuffer:
             except NOT_NOW:
                 self._parts = [data]
                 break
-            moved = True
             self._size -= sent
             if sent == len(data):
                 self._parts.clear()
             else:
                 self._parts = [memoryview(data)[sent:]]
-        return moved
+        self._reserve()
+        return before - self._size
+
+    def _reserve(self) -> None:
+        if self._size != self._reserved:
+            self._budget.add(self._size - self._reserved)
+            self._reserved = self._size
 
     def drop(self) -> None:
         """Drop what was not sent."""
         self._parts.clear()
         self._size = 0
+        self._reserve()

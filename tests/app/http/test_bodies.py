@@ -22,7 +22,8 @@ from app.http import errors
 from app.http.bodies import MIN_COMPRESSED
 from app.http.hooks import BrimRequest
 from app.settings import Limits
-from app.worker.states import ByteBudget, LimitExceeded
+from app.worker.limits.budget import ByteBudget
+from app.worker.limits.limits import LimitExceeded
 from app.worker.suspension import EXCHANGE, Exchange
 from tests.app.conftest import Serve, Served, error_of
 from tests.app.conftest import body as infer_body

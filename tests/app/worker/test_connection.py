@@ -23,16 +23,30 @@ from app.http.responses.prepared import PreparedResponse
 from app.worker.calls.job import Job
 from app.worker.calls.refusal import Refusal
 from app.worker.connection import Connection
+from app.worker.limits.bounds import Bounds
+from app.worker.limits.budget import ByteBudget
+from app.worker.limits.limits import Limits
+from app.worker.limits.states import LINGER_S, State
 from app.worker.loop import Loop
 from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.write_buffer import WriteBuffer
-from app.worker.states import BODY_S, HEAD_S, LINGER_S, WRITE_S, State
 from app.worker.suspension import EXCHANGE, Place
 from app.worker.worker import BrimWorker
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
 from tests.app.worker.conftest import FakePending, LaneByHand, Pair
+
+LIMITS = Limits(
+    max_head_bytes=5000,
+    max_body_bytes=300_000,
+    head_timeout_s=10,
+    body_timeout_s=30,
+    send_timeout_s=20,
+    min_bytes_per_s=1000,
+)
+BUDGET = 400_000
+"""Of which large bodies may use 350,000."""
 
 
 class Log:
@@ -81,8 +95,14 @@ def exits_late(start_response: Any) -> Iterator[bytes]:
     raise SystemExit
 
 
+def large(start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [b"x" * 3_000_000 + b"end"]
+
+
 ODD: dict[str, Callable[[Any], Iterable[bytes]]] = {
     "/inline/short": short,
+    "/inline/large": large,
     "/inline/none": lambda start_response: short(start_response, "304 Not Modified"),
     "/inline/fails": fails,
     "/exit": lambda _start_response: sys.exit(),
@@ -111,7 +131,9 @@ class Host:
                 response and response.status
             ),
         )
-        self.longest_body = 1000
+        self.exceeded: list[str] = []
+        self.bounds = Bounds(LIMITS, ByteBudget(BUDGET), self.exceeded.append)
+        self.budget = self.bounds.budget
         self.head_cache = HeadCache(self.cfg)
         self.suspended: dict[Any, Callable[[], object]] = {}
         self.requests = 0
@@ -211,8 +233,9 @@ class Rig(SimpleNamespace):
             self.host.loop.run_once(0)
 
     def send(self, data: bytes) -> None:
-        self.client.sendall(data)
-        self.tick()
+        for at in range(0, len(data) or 1, 50_000):  # what a socket takes without a reader
+            self.client.sendall(data[at : at + 50_000])
+            self.tick()
 
     def received(self) -> bytes:
         self.client.setblocking(False)
@@ -427,11 +450,9 @@ def test_over_tcp_a_client_that_has_said_all_is_not_taken_for_gone(
 @pytest.mark.parametrize(
     ("sent", "seconds"),
     [
-        pytest.param(b"", HEAD_S, id="nothing"),
-        pytest.param(b"GET / HT", HEAD_S, id="a part of a head"),
-        pytest.param(request("/inline", b"12")[:-1], BODY_S, id="a part of a body"),
+        pytest.param(b"", 10, id="nothing"),
         pytest.param(request("/inline"), 75, id="idle"),
-        pytest.param(request("/inline/parts"), WRITE_S, id="an answer that it does not read"),
+        pytest.param(request("/inline/parts"), 20, id="an answer that it does not read"),
         pytest.param(b"bad\r\n\r\n", LINGER_S, id="refused, and it stays"),
     ],
 )
@@ -443,25 +464,6 @@ def test_a_client_that_neither_sends_nor_reads_is_closed(
     assert not rig.closed
     rig.wait(1)
     assert rig.closed
-
-
-def test_a_head_that_comes_byte_by_byte_has_no_more_time_for_that(rig: Rig) -> None:
-    for _ in range(9):
-        rig.send(b"a")
-        rig.wait(1)
-    assert not rig.closed
-    rig.wait(2)
-    assert rig.closed
-
-
-def test_a_body_that_goes_on_coming_has_all_the_time(rig: Rig) -> None:
-    head, body = request("/inline", b"12345").split(b"1")[0], b"12345"
-    head = request("/inline", body)[: -len(body)]
-    rig.send(head)
-    for number in body:
-        rig.wait(BODY_S - 1)
-        rig.send(bytes([number]))
-    assert rig.received().endswith(b"/inline 12345")
 
 
 def test_an_answer_of_many_parts_is_made_as_fast_as_it_is_read(rig: Rig) -> None:
@@ -486,7 +488,7 @@ def test_a_client_that_leaves_its_answer_ends_it(rig: Rig) -> None:
 
 def test_a_body_beyond_the_limit_is_not_waited_for(rig: Rig) -> None:
     rig.host.wsgi = Response("413", 413)
-    rig.send(request("/inline", b"x" * 2000)[:-1500])
+    rig.send(request("/inline", b"x" * 300_001)[:-1500])
     said = rig.received()
     assert said.startswith(b"HTTP/1.1 413")
     assert b"Connection: close" in said
@@ -507,7 +509,7 @@ def test_a_busy_connection_is_not_left_when_the_worker_stops(rig: Rig) -> None:
     rig.connection.drain(2)
     rig.wait(3)
     assert not rig.closed
-    assert rig.connection.wakes_at < math.inf
+    assert rig.connection._alarm.wakes_at < math.inf
 
 
 def test_what_came_while_the_pool_ran_completes_what_was_here(rig: Rig) -> None:
@@ -686,8 +688,8 @@ def test_what_is_left_of_a_body_is_skipped_where_the_request_ran(rig: Rig) -> No
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(b"Content-Length: 2000\r\n\r\nabc", id="its length says so"),
-        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n7d0\r\nabc", id="a chunk says so"),
+        pytest.param(b"Content-Length: 300001\r\n\r\nabc", id="its length says so"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n493e1\r\nabc", id="a chunk says so"),
     ],
 )
 def test_a_body_beyond_the_limit_cannot_be_mistaken_for_what_has_come_of_it(
@@ -864,3 +866,231 @@ def test_where_no_thread_can_be_started_one_request_is_refused(rig: Rig) -> None
     assert rig.received().endswith(b"NO_THREAD")
     rig.send(request("/inline"))
     assert rig.received().startswith(b"HTTP/1.1 200")
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(rig: Rig) -> Rig:
+    """A connection whose application words the refusals."""
+    rig.host.refuse = refuse
+    return rig
+
+
+CHUNKED = b"POST /inline HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begins", "seconds", "limit"),
+    [
+        pytest.param(b"GET / HT", 10, "head_timeout_s", id="a head"),
+        pytest.param(request("/inline") + b"GET / HT", 10, "head_timeout_s", id="a second head"),
+        pytest.param(request("/inline", b"x" * 99)[:-98], 30, "body_timeout_s", id="a body"),
+        pytest.param(CHUNKED + b"ff\r\n", 30, "body_timeout_s", id="a chunk"),
+        pytest.param(CHUNKED, 30, "body_timeout_s", id="chunks"),
+    ],
+)
+@pytest.mark.parametrize("drips", [False, True], ids=["stalls", "drips"])
+def test_what_does_not_arrive_in_time_is_408_also_if_it_drips(
+    limited: Rig, begins: bytes, seconds: int, limit: str, drips: bool
+) -> None:
+    limited.send(begins)
+    limited.received()
+    for _ in range(seconds - 1):
+        limited.wait(1)
+        if drips:
+            limited.send(b"1")
+        assert limited.received() == b"nothing yet"
+    limited.wait(2)
+    said = limited.received()
+    assert said.startswith(b"HTTP/1.1 408 REFUSED")
+    assert f"limits.{limit}, {seconds}".encode() in said
+    assert b"Connection: close" in said
+    assert limited.host.exceeded == [limit]
+    assert limited.connection.state is State.LINGERING
+    assert limited.host.budget.held == 0
+
+
+def test_a_body_that_comes_at_the_lowest_rate_is_read(limited: Rig) -> None:
+    body = b"x" * 200_000
+    limited.send(request("/inline", body)[: -len(body)])
+    for _ in range(200):
+        limited.wait(1)
+        limited.send(b"x" * 1000)
+    assert limited.received().startswith(b"HTTP/1.1 200 ")
+    assert limited.host.exceeded == []
+
+
+def test_a_body_whose_client_slows_down_has_no_more_time_than_one_that_begins(
+    limited: Rig,
+) -> None:
+    limited.send(request("/inline", b"x" * 250_000)[:-50_000])  # at once, good for 200 s
+    for _ in range(29):
+        limited.wait(1)
+        limited.send(b"x")
+    assert limited.connection.state is State.BODY
+    limited.wait(2)
+    assert limited.received().startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_answer_that_is_read_a_byte_at_a_time_ends_with_its_connection(limited: Rig) -> None:
+    limited.send(request("/inline/large"))
+    assert limited.connection.state is State.WRITING
+    limited.client.setblocking(False)
+    for _ in range(19):
+        limited.wait(1)
+        assert limited.client.recv(1)
+    assert not limited.closed
+    limited.wait(2)
+    assert limited.closed
+    assert limited.host.exceeded == ["send_timeout_s"]
+    assert limited.host.budget.held == 0
+
+
+def test_an_answer_that_is_read_fast_enough_is_sent_whole(limited: Rig) -> None:
+    limited.send(request("/inline/large"))
+    received = b""
+    while not received.endswith(b"end\r\n0\r\n\r\n"):
+        limited.wait(19)
+        received += limited.client.recv(400_000)
+        limited.tick()
+        assert not limited.closed
+    assert limited.host.exceeded == []
+    assert limited.host.budget.held == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(b"X: " + b"y" * 4000, b"200", id="long"),
+        pytest.param(b"X: " + b"y" * 5000, b"431", id="too long"),
+        pytest.param(b"\r\n".join([b"X: " + b"y" * 100] * 60), b"431", id="too many"),
+    ],
+)
+@pytest.mark.parametrize("step", [10_000, 100])
+def test_a_head_beyond_its_limit_is_431(
+    limited: Rig, head: bytes, status: bytes, step: int
+) -> None:
+    whole = b"POST /inline HTTP/1.1\r\nContent-Length: 0\r\n" + head + b"\r\n\r\n"
+    for at in range(0, len(whole), step):
+        with contextlib.suppress(BrokenPipeError):  # refused before its end
+            limited.send(whole[at : at + step])
+    assert limited.received().startswith(b"HTTP/1.1 " + status)
+    assert limited.host.exceeded == (["max_head_bytes"] if status == b"431" else [])
+
+
+def body_of(size: int, *, chunked: bool, path: str = "/inline") -> bytes:
+    if not chunked:
+        return request(path, b"x" * size)
+    head = f"POST {path} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n"
+    return head.encode() + b"x" * size + b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("held", "size", "served"),
+    [
+        pytest.param(0, 300_000, True, id="the largest body in an empty process"),
+        pytest.param(250_000, 90_000, True, id="one for which there is room"),
+        pytest.param(260_000, 95_000, False, id="one for which there is none"),
+        pytest.param(330_000, 60_000, True, id="a small one where no large one has room"),
+        pytest.param(350_000, 60_000, False, id="a small one without room"),
+    ],
+)
+def test_a_body_without_room_is_503_and_its_bytes_are_dropped(
+    limited: Rig, held: int, size: int, served: bool, chunked: bool
+) -> None:
+    budget = limited.host.budget
+    budget.add(held)
+    limited.send(body_of(size, chunked=chunked))
+    said = limited.received()
+    assert said.startswith(b"HTTP/1.1 200" if served else b"HTTP/1.1 503")
+    for _ in range(20):  # the answer is as long as the body
+        limited.received()
+        limited.tick()
+    assert budget.held == held
+    assert limited.connection._reader.buffer.size == 0
+    if not served:
+        assert b"limits.max_bytes_in_flight is 400000" in said
+        assert limited.host.exceeded == ["max_bytes_in_flight"]
+
+
+def test_a_body_without_room_is_refused_by_its_length_and_not_asked_for(limited: Rig) -> None:
+    limited.host.budget.add(260_000)
+    limited.send(request("/inline", b"x" * 95_000, "Expect: 100-continue\r\n")[:-95_000])
+    assert limited.received().startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("path", ["/inline/later", "/unread", "/inline/parts"])
+def test_a_body_has_its_room_until_it_is_answered(limited: Rig, path: str, chunked: bool) -> None:
+    budget = limited.host.budget
+    sent = body_of(10_000, chunked=chunked, path=path)
+    limited.send(sent[:-3])
+    assert 9_000 < budget.held < 11_000
+    limited.send(sent[-3:])
+    assert budget.held >= 10_000
+    deliver(*limited.host.pending)
+    limited.run_pool()
+    for _ in range(100):
+        limited.received()
+        limited.tick()
+    assert limited.connection.state is State.HEAD
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET / HT", id="in a head"),
+        pytest.param(body_of(10_000, chunked=False)[:-1], id="in a body"),
+        pytest.param(body_of(10_000, chunked=True)[:-1], id="in a chunked body"),
+        pytest.param(body_of(10_000, chunked=False, path="/inline/later"), id="in its wait"),
+        pytest.param(request("/inline/large"), id="in its answer"),
+        pytest.param(body_of(300_001, chunked=False)[:-9], id="refused"),
+    ],
+)
+def test_a_client_that_leaves_gives_its_room_back(limited: Rig, sent: bytes) -> None:
+    limited.send(sent)
+    limited.client.close()
+    limited.tick()
+    assert limited.closed
+    assert limited.host.budget.held == 0
+
+
+def test_an_answer_that_is_not_read_leaves_less_room_for_bodies(limited: Rig) -> None:
+    limited.send(request("/inline/large"))
+    assert limited.host.budget.held > BUDGET
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        other = Connection(limited.host, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))  # type: ignore[arg-type]
+        theirs.sendall(request("/inline"))
+        limited.tick()
+        assert theirs.recv(10_000).startswith(b"HTTP/1.1 200"), "a request without a body"
+        theirs.sendall(request("/inline", b"x"))
+        limited.tick()
+        assert theirs.recv(10_000).startswith(b"HTTP/1.1 503")
+        other.close()
+
+
+def test_pipelined_requests_wait_in_the_clients_kernel(limited: Rig) -> None:
+    limited.client.setblocking(False)
+    limited.send(request("/slow"))
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(10_000):
+            limited.send(request("/inline", b"x" * 1000))
+    assert limited.connection._reader.buffer.size < 200_000
+
+
+def test_a_chunked_body_whose_call_was_given_up_is_the_last_of_its_connection(timed: Rig) -> None:
+    timed.send(body_of(10, chunked=True, path="/unread") + request("/inline", b"next"))
+    hangs = timed.host.lane.take()
+    timed.wait(1.0)
+    said = timed.received()
+    assert b"EXPIRED" in said
+    assert b"Connection: close" in said
+    timed.host.lane.make(hangs)  # it may read on, and must not find another request's bytes
+    timed.tick()
+    assert b"next" not in timed.received()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from app.worker.limits.budget import ByteBudget
 from app.worker.loop import Loop
 from app.worker.protocol.write_buffer import HIGH_WATER, WriteBuffer
 from engine.testing import FakeClock
@@ -185,25 +186,29 @@ def test_the_events_of_one_poll_are_one_tick(loop: Loop) -> None:
 def test_what_the_socket_does_not_take_stays_and_arrives_in_order(pair: Pair) -> None:
     ours, theirs = pair
     ours.setblocking(False)
-    write_buffer = WriteBuffer(ours)
+    budget = ByteBudget()
+    write_buffer = WriteBuffer(ours, budget)
     sent = os.urandom(3_000_000)
     write_buffer.sendall(sent[:10])
     write_buffer.send(sent[10:])
     assert write_buffer.full
-    assert write_buffer.flush()
-    assert not write_buffer.flush()  # the peer has not read
+    first = write_buffer.flush()
+    assert 0 < first < len(sent)
+    assert write_buffer.flush() == 0  # the peer has not read
+    assert budget.held == len(sent) - first
     assert not write_buffer.empty
     received = b""
     while len(received) < len(sent):
         received += theirs.recv(1 << 20)
         write_buffer.flush()
     assert received == sent
+    assert budget.held == 0
     assert write_buffer.empty
     assert not write_buffer.full
 
 
 def test_a_write_buffer_is_full_beyond_its_mark_only(pair: Pair) -> None:
-    write_buffer = WriteBuffer(pair[0])
+    write_buffer = WriteBuffer(pair[0], ByteBudget())
     write_buffer.sendall(b"x" * HIGH_WATER)
     assert not write_buffer.full
     write_buffer.sendall(b"x")

@@ -10,6 +10,7 @@ from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.message import Request
 
+from app.worker.limits.budget import ByteBudget
 from app.worker.protocol.head_cache import MAX_HEADS, MAX_LENGTH, Head, HeadCache
 from app.worker.protocol.read_buffer import ReadBuffer
 from app.worker.protocol.write_buffer import WriteBuffer
@@ -56,7 +57,7 @@ def plain(environ: dict[str, Any]) -> dict[str, Any]:
 def test_a_request_with_a_known_head_is_as_gunicorn_would_have_parsed_it(
     data: bytes, address: Any, pair: Pair
 ) -> None:
-    write_buffer, cfg = WriteBuffer(pair[0]), Config()
+    write_buffer, cfg = WriteBuffer(pair[0], ByteBudget()), Config()
     head = Head(read(data, address)[0])
     assert head.reusable
     head.open(head.request(ReadBuffer(), address, 1), write_buffer, SERVER, cfg)
@@ -79,7 +80,7 @@ def test_what_one_request_does_to_itself_is_not_seen_by_the_next(pair: Pair) -> 
     for number in (1, 2, 3):
         request = head.request(ReadBuffer(), HERE, number)
         request.body = BytesIO()
-        _, environ = head.open(request, WriteBuffer(pair[0]), SERVER, Config())
+        _, environ = head.open(request, WriteBuffer(pair[0], ByteBudget()), SERVER, Config())
         assert not request.must_close
         assert ("X-HOOK", "1") not in request.headers
         assert "x.seen" not in environ

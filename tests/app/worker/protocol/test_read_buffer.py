@@ -151,13 +151,14 @@ def test_any_chunked_body_is_complete_with_its_last_byte_and_read_by_gunicorn(
 
 
 @pytest.mark.parametrize(
-    ("sent", "too_long"),
+    ("sent", "refused"),
     [
         (HEAD + b"Content-Length: 100\r\n\r\n", False),
         (HEAD + b"Content-Length: 101\r\n\r\n", True),
         (CHUNKED + b"64\r\n", False),
         (CHUNKED + b"65\r\n", True),
         (CHUNKED + b"1;" + b"a" * (OVERHEAD + 300), True),
+        (CHUNKED + b"1\r\nx\r\n" * 100, False),
     ],
     ids=[
         "as long as may be",
@@ -165,8 +166,44 @@ def test_any_chunked_body_is_complete_with_its_last_byte_and_read_by_gunicorn(
         "chunks",
         "chunks that are longer",
         "nothing but extension",
+        "chunks of one byte",
     ],
 )
-def test_a_body_beyond_the_limit_is_known_before_it_has_come(sent: bytes, too_long: bool) -> None:
+def test_a_body_beyond_the_limit_is_known_before_it_has_come(sent: bytes, refused: bool) -> None:
     read_buffer = fed(sent)
-    assert Head(parse(read_buffer)).body(read_buffer, 100).too_long is too_long
+    refusal = Head(parse(read_buffer)).body(read_buffer, 100).refusal
+    assert (refusal is not None) is refused
+    if refusal is not None:
+        assert (refusal.code, refusal.limit) == (413, "max_body_bytes")
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks", "refused"),
+    [
+        pytest.param(1, 13_107, False, id="a small body in chunks of one byte"),
+        pytest.param(1, 13_300, True, id="more chunks of one byte than that"),
+        pytest.param(120, 100_000, False, id="a large body in chunks of 120 bytes"),
+        pytest.param(40, 100_000, True, id="a large body in chunks of 40 bytes"),
+    ],
+)
+def test_a_body_may_have_only_so_many_chunks(size: int, chunks: int, refused: bool) -> None:
+    watch = ChunkedBody(ReadBuffer(), 1 << 30)
+    for _ in range(chunks):
+        watch.feed(b"%x\r\n" % size + b"x" * size + b"\r\n")
+    assert (watch.refusal is not None) is refused
+
+
+@pytest.mark.parametrize("step", [100, 8192, 1 << 20])
+def test_what_a_reader_has_read_of_a_large_chunked_body_is_not_kept(step: int) -> None:
+    sent = bytes(range(256)) * 4096  # 1 MiB
+    body = b"".join(b"100000\r\n%s\r\n" % sent for _ in range(8)) + b"0\r\n\r\n"
+    read_buffer = fed(CHUNKED, body, b"the next request")
+    request = parse(read_buffer)
+    read_buffer.ended = True  # as after `take_body`
+    received = bytearray()
+    while part := request.body.read(step):
+        received += part
+    assert received == sent * 8
+    assert read_buffer.size < 4 << 20
+    read_buffer.next_request()
+    assert read_buffer.rest == b"the next request"

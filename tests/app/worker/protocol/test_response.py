@@ -9,6 +9,7 @@ from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.message import Request
 
+from app.worker.limits.budget import ByteBudget
 from app.worker.protocol.read_buffer import ReadBuffer
 from app.worker.protocol.response import WorkerResponse
 from app.worker.protocol.write_buffer import WriteBuffer
@@ -28,7 +29,7 @@ class Answer:
 
 def written(pair: Pair, head: bytes, answer: Answer, *, prepared: bool) -> object:
     """The bytes with sorted headers, and what the log and the connection read; or the error."""
-    read_buffer, write_buffer = ReadBuffer(), WriteBuffer(pair[0])
+    read_buffer, write_buffer = ReadBuffer(), WriteBuffer(pair[0], ByteBudget())
     read_buffer.feed(head)
     request = Request(Config(), read_buffer, ("127.0.0.1", 1), 1)
     kind = WorkerResponse if prepared else wsgi.Response
@@ -98,7 +99,7 @@ def test_it_is_as_gunicorn_writes_it(pair: Pair, head: bytes, answer: Answer) ->
 def test_a_plain_answer_is_one_piece(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[bytes] = []
     monkeypatch.setattr(WriteBuffer, "sendall", lambda _self, data: pieces.append(data))
-    response = WorkerResponse(_request(), WriteBuffer(pair[0]), Config())
+    response = WorkerResponse(_request(), WriteBuffer(pair[0], ByteBudget()), Config())
     response.write_prepared(Answer())
     response.close()
     assert len(pieces) == 1

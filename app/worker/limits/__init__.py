@@ -1,0 +1,1 @@
+"""What a connection waits for, how long, and how much it may hold."""
