@@ -17,14 +17,16 @@ from app.http.codecs import openai
 from app.http.errors import Error, error_type
 from app.http.openapi.parts import (
     Components,
+    Example,
     answer_schema,
     describe,
+    example_answer,
     example_request,
     request_schema,
 )
 from app.http.responses.operation import Operation, operation_of
 from app.http.services import MODEL_VERSION, VERSION
-from engine.api import BrimError, EngineClient, InvalidRequest, Signature
+from engine.api import BrimError, EngineClient, InvalidRequest, Signature, TensorSpec
 
 TAGS: Final = {
     "inference": "Open Inference Protocol",
@@ -112,25 +114,37 @@ def _model_operation(
             takes=components.add(f"{name}.InferRequest", request_schema(model)),
             answer=components.add(f"{name}.InferAnswer", answer_schema(model)),
             error=components.of(Error),
-            example=example_request(model),
+            example=Example(example_request(model), example_answer(name, model)),
         ),
     }
 
 
 def _examples(models: Mapping[str, Signature]) -> dict[str, Any]:
-    """Return a request body for each endpoint; `name` is the model of the infer example."""
+    """Return the `Example` of each endpoint; `name` is the model of the infer example."""
     examples: dict[str, Any] = {}
     for name, model in models.items():
         if (body := example_request(model)) is None:
             continue
-        examples = {"name": name, INFER: body} | examples
+        examples = {"name": name, INFER: Example(body, example_answer(name, model))} | examples
         with suppress(InvalidRequest):  # raised for other models than those for embeddings
-            openai.tensors(name, model)
-            examples.setdefault(EMBEDDINGS, {"model": name, "input": body["inputs"][0]["data"]})
+            _, vector = openai.tensors(name, model)
+            texts = body["inputs"][0]["data"]
+            answer = _embeddings(name, len(texts), vector)
+            examples.setdefault(EMBEDDINGS, Example({"model": name, "input": texts}, answer))
     return examples
 
 
-def _operation(app: Flask, rule: Rule, components: Components, example: Any) -> dict[str, Any]:
+def _embeddings(name: str, rows: int, vector: TensorSpec) -> dict[str, Any]:
+    """Return an answer of OpenAI's route, with zeros."""
+    zeros = [0.0] * vector.shape[0]
+    data = [{"object": "embedding", "index": row, "embedding": zeros} for row in range(rows)]
+    usage = {"prompt_tokens": rows, "total_tokens": rows}
+    return {"object": "list", "data": data, "model": name, "usage": usage}
+
+
+def _operation(
+    app: Flask, rule: Rule, components: Components, example: Example | None
+) -> dict[str, Any]:
     """Return a route's operation without the parameters in its path."""
     view = app.view_functions[rule.endpoint]
     operation = operation_of(view)
@@ -144,7 +158,7 @@ def _operation(app: Flask, rule: Rule, components: Components, example: Any) -> 
             takes=None if operation.takes is None else components.of(operation.takes),
             answer=components.of(operation.answer),
             error=components.of(error_type(rule.rule)),
-            example=example,
+            example=example or Example(),
         ),
     }
 

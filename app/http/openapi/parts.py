@@ -8,7 +8,8 @@ newer one. msgspec and the functions for a model's tensors write JSON Schema 202
 from __future__ import annotations
 
 from inspect import cleandoc
-from typing import Any, Final
+from math import prod
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,7 +17,8 @@ from app.http.codecs.messages import Verdict
 from app.http.codecs.oip import BINARY_ONLY
 from app.http.responses import operation as responses
 from app.http.responses.operation import BINARY, HEADER_LENGTH, JSON, Operation
-from engine.api import LOWEST_PRIORITY, Signature, TensorSpec
+from app.http.services import MODEL_VERSION
+from engine.api import LENGTH, LOWEST_PRIORITY, Signature, TensorSpec
 
 Schema = dict[str, Any]
 
@@ -52,6 +54,7 @@ _RETRIED: Final = frozenset({429, 503})
 
 _VALUES: Final = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "O": "string"}
 """Kind of dtype -> JSON type of one value."""
+_ZEROS: Final = {"boolean": False, "integer": 0, "number": 0.0, "string": ""}
 _STRING: Final = {"type": "string"}
 
 REF: Final = "#/components/schemas/{name}"
@@ -114,25 +117,41 @@ class Components:
         return dict(as_openapi_3_0(schema))
 
 
+class Example(NamedTuple):
+    """A request body, and the answer to it with zeros in the place of what the model computes; None
+    where JSON cannot carry it.
+    """
+
+    request: Any = None
+    answer: Any = None
+
+
 def describe(
-    operation: Operation, *, takes: Schema | None, answer: Schema, error: Schema, example: Any
+    operation: Operation, *, takes: Schema | None, answer: Schema, error: Schema, example: Example
 ) -> dict[str, Any]:
     """Return the operation's parameters, request body and responses.
 
-    `takes`, `answer` and `error` are the schemas of the bodies; `example` is a request body.
+    `takes`, `answer` and `error` are the schemas of the bodies.
     """
     parameters = [_BINARY_REQUEST] * operation.binary + [_TIMEOUT] * operation.infers
     described: dict[str, Any] = {"parameters": parameters}
     if takes is not None:
-        body = {"schema": takes} | ({} if example is None else {"example": example})
-        content = {JSON: body} | ({BINARY: {"schema": _BYTES}} if operation.binary else {})
+        content = {JSON: _body(takes, example.request)} | (
+            {BINARY: {"schema": _BYTES}} if operation.binary else {}
+        )
         described["requestBody"] = {"required": operation.infers, "content": content}
-    return described | {"responses": _responses(operation, answer, error)}
+    return described | {"responses": _responses(operation, answer, error, example.answer)}
 
 
-def _responses(operation: Operation, answer: Schema, error: Schema) -> dict[str, Any]:
-    schemas = {media: _BYTES if media == BINARY else answer for media in operation.media}
-    content = {media: {"schema": schema} for media, schema in schemas.items()}
+def _body(schema: Schema, example: Any) -> dict[str, Any]:
+    return {"schema": schema} | ({} if example is None else {"example": example})
+
+
+def _responses(operation: Operation, answer: Schema, error: Schema, example: Any) -> dict[str, Any]:
+    content = {
+        media: {"schema": _BYTES} if media == BINARY else _body(answer, example)
+        for media in operation.media
+    }
     described: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     if operation.binary:
         described["200"]["headers"] = {HEADER_LENGTH: _BINARY_RESPONSE}
@@ -160,6 +179,30 @@ def example_request(signature: Signature) -> dict[str, Any] | None:
             flat = [value for part in flat for value in part]
         inputs.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": flat})
     return {"inputs": inputs}
+
+
+def example_answer(name: str, signature: Signature) -> dict[str, Any] | None:
+    """Return an answer to `example_request` with the shapes that the model's has, and zeros; None
+    if there is no such request, or JSON cannot carry the answer.
+    """
+    request = example_request(signature)
+    if request is None or any(spec.datatype in BINARY_ONLY for spec in signature.outputs):
+        return None
+    rows = request["inputs"][0]["shape"][0]
+    lengths = [
+        size
+        for spec, tensor in zip(signature.inputs, request["inputs"], strict=True)
+        for axis, size in zip(spec.shape, tensor["shape"][1:], strict=False)
+        if axis == LENGTH
+    ]
+    outputs = []
+    for spec in signature.outputs:
+        if LENGTH in spec.shape and not lengths:
+            return None  # a preprocess decides the length
+        shape = [rows, *(lengths[0] if axis == LENGTH else axis for axis in spec.shape)]
+        data = [_ZEROS[_VALUES[spec.dtype.kind]]] * prod(shape)
+        outputs.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data})
+    return {"model_name": name, "model_version": MODEL_VERSION, "outputs": outputs}
 
 
 def request_schema(signature: Signature) -> Schema:

@@ -220,6 +220,40 @@ def test_every_operation_answers_200_to_its_own_example(many: Served) -> None:
     assert "/v1/embeddings" in statuses
 
 
+def shape_of(value: Any) -> Any:
+    """What is left of an answer without the model's numbers."""
+    if isinstance(value, dict):
+        # an answer may say more about the request than its example
+        known = {key: shape_of(item) for key, item in value.items() if key != "parameters"}
+        return known | {key: value[key] for key in ("name", "datatype", "shape") if key in value}
+    return [shape_of(item) for item in value] if isinstance(value, list) else type(value)
+
+
+def test_the_answer_to_an_example_has_the_shape_of_the_example_answer(many: Served) -> None:
+    compared = set()
+    for path, operations in document_of(many)["paths"].items():
+        ((method, operation),) = operations.items()
+        (expected, *_) = (
+            body.get("example") for body in operation["responses"]["200"]["content"].values()
+        )
+        if expected is None:
+            continue
+        parts = [part for part in operation["parameters"] if part["in"] == "path"]
+        url = path.format(**{part["name"]: part["example"] for part in parts})
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        answer = many.client.open(url, method=method, json=example).get_json()
+        assert shape_of(answer) == shape_of(expected), path
+        compared.add(path)
+    assert compared == {
+        "/v2/models/plain/infer",
+        "/v2/models/texts/infer",
+        "/v2/models/ids/infer",
+        "/v2/models/{name}/infer",
+        "/v2/models/{name}/versions/{version}/infer",
+        "/v1/embeddings",
+    }
+
+
 # --- tensors --------------------------------------------------------------------------------------
 
 
