@@ -42,6 +42,8 @@ class Source:
             raise ConfigError("path", self.path, "no path beside a factory; put it into options")
         if self.factory is not None and self.sha256 is not None:
             raise ConfigError("sha256", self.sha256, "no sha256 beside a factory")
+        if self.factory is None and self.options:
+            raise ConfigError("options", dict(self.options), "no options beside a family")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ConfigError("sha256", self.sha256, "64 hexadecimal digits in lower case")
 

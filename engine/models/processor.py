@@ -45,12 +45,14 @@ class HostProcessor:
     preprocess_ids  for each row the ids of the model's own vocabulary -> `Prepared`; None if the
                     model has no vocabulary
     quick_bytes     for requests that long or shorter, `preprocess` takes at most half a millisecond
+    dimensions      sizes that an embedding may be cut to; a configuration may name more
     """
 
     preprocess: Callable[[Arrays], Prepared] | None = None
     postprocess: Callable[[Arrays], Arrays] | None = None
     preprocess_ids: Callable[[Sequence[Sequence[int]]], Prepared] | None = None
     quick_bytes: int = 0
+    dimensions: tuple[int, ...] = ()
 
     def prepare(self, inputs: Arrays | TokenIds) -> Prepared:
         """Run `preprocess`, or `preprocess_ids`. Raises its `BrimError`, or `ExecutionFailed` for

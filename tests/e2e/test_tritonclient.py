@@ -221,7 +221,9 @@ def test_texts_become_the_references_embeddings(
         pytest.param("nope", 8, {}, "404", "unknown model 'nope'", id="no-such-model"),
         pytest.param("digits", 8, {"model_version": "2"}, "404", "no version '2'", id="no-version"),
         pytest.param("digits", 7, {}, "400", r"image: shape .* does not fit", id="another-shape"),
-        pytest.param("digits", 8, {"timeout": 1}, "503", "within .* s cannot", id="no-time-left"),
+        pytest.param(
+            "digits", 8, {"timeout": 1}, "422", "within .* is impossible", id="no-time-left"
+        ),
         pytest.param("digits", 8, {"sequence_id": 7}, "400", "sequences are not", id="a-sequence"),
     ],
 )

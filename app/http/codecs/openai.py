@@ -121,13 +121,16 @@ def _check_token_ids(interface: ModelInterface, config: ModelConfig) -> None:
         raise InvalidRequest("input", f"{problem}, or, {remedy} [[models]]")
 
 
-def check_dimensions(request: EmbeddingsRequest, vector: TensorSpec, config: ModelConfig) -> None:
+def check_dimensions(
+    request: EmbeddingsRequest, vector: TensorSpec, interface: ModelInterface, config: ModelConfig
+) -> None:
     """Raises `InvalidRequest` for a size that the model does not have."""
-    allowed = (*config.dimensions, *vector.shape)
+    smaller = {*config.dimensions, *interface.processor.dimensions}
+    allowed = (*sorted(smaller), *vector.shape)
     if request.dimensions is None or request.dimensions in allowed:
         return
     problem = f"got {request.dimensions}, expected {' or '.join(map(str, allowed))}"
-    if not config.dimensions:
+    if not smaller:
         remedy = "if the model was trained for others (Matryoshka), list them as dimensions"
         problem = f"{problem}; {remedy} in its table [[models]]"
     raise InvalidRequest("dimensions", problem)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Literal
 
 from flask import Blueprint, Response
@@ -15,7 +17,7 @@ from app.http.responses.deferred import Deferred
 from app.http.responses.operation import INFERENCE, JSON, UNKNOWN, Operation, answers
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
-from engine.api import Arrays, PendingResult
+from engine.api import Arrays, BrimError, InvalidRequest, PendingResult, Signature, TensorSpec
 
 blueprint = Blueprint("openai", __name__)
 
@@ -30,9 +32,9 @@ def embeddings() -> Response:
     sent = parse(content, openai.EmbeddingsRequest)
     context = InferenceContext(request, services(), sent.model)
     with context.permit:
-        text, vector = openai.tensors(sent.model, context.interface.signature)
+        text, vector = _tensors(sent.model, context.interface.signature)
         config = context.endpoint.config
-        openai.check_dimensions(sent, vector, config)
+        openai.check_dimensions(sent, vector, context.interface, config)
         inputs = openai.decode(sent, text, context.interface, config, context.max_rows)
         accepts = context.request.environ.get("HTTP_ACCEPT_ENCODING", "")
 
@@ -44,6 +46,23 @@ def embeddings() -> Response:
             return body.answer(content, JSON, accepts)
 
         return Deferred(context.run(inputs, encode))
+
+
+def _tensors(name: str, signature: Signature) -> tuple[TensorSpec, TensorSpec]:
+    """Return the tensors of an embedding model; the refusal of another one names those."""
+    try:
+        return openai.tensors(name, signature)
+    except InvalidRequest as error:
+        others = " or ".join(_embedding_models()) or "another server"
+        raise InvalidRequest(error.field, f"{error.problem}; expected {others}") from None
+
+
+def _embedding_models() -> Iterator[str]:
+    engine = services().engine
+    for name in engine.names:
+        with suppress(BrimError):  # it is not READY, or makes no embeddings
+            openai.tensors(name, engine.endpoint(name).interface.signature)
+            yield name
 
 
 class OpenAIModel(Answer, frozen=True):

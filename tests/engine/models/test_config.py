@@ -39,6 +39,9 @@ def test_a_source_is_a_family_or_a_factory(source: dict[str, Any]) -> None:
         pytest.param({"factory": "m:f", "path": "p"}, "path", "into options", id="factory-path"),
         pytest.param({"factory": "m:f", "sha256": SHA}, "sha256", "no sha256", id="factory-pinned"),
         pytest.param(
+            {"family": "f", "path": "p", "options": {"a": 1}}, "options", "no", id="family-options"
+        ),
+        pytest.param(
             {"family": "f", "path": "p", "sha256": "0" * 63}, "sha256", "64", id="63-digits"
         ),
         pytest.param(

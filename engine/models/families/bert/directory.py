@@ -47,6 +47,7 @@ class Directory:
     max_length    tokens, special ones included
     prompt        put before every text
     truncate_dim  the size that embeddings are cut to, or None
+    dimensions    the sizes that they may be cut to
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Directory:
     max_length: int
     prompt: str
     truncate_dim: int | None
+    dimensions: tuple[int, ...] = ()
 
     @property
     def normalized(self) -> bool:
@@ -100,6 +102,7 @@ def read_directory(config: ModelConfig) -> Directory:
         max_length=min(_limit(sentence, tokenizer, shape), shape.positions),
         prompt=prompt,
         truncate_dim=truncate_dim,
+        dimensions=_read_dimensions(content),
     )
 
 
@@ -193,6 +196,14 @@ def _limit(sentence: _SentenceBert, tokenizer: Mapping[str, Any], shape: BertSha
         if tokenizer.get(key) is not None:
             return whole("tokenizer_config.json", key, tokenizer[key])
     return shape.positions
+
+
+def _read_dimensions(content: Mapping[str, Any]) -> tuple[int, ...]:
+    file, key = "config.json", "matryoshka_dimensions"
+    sizes = content.get(key) or []
+    if not isinstance(sizes, list):
+        raise refused(file, key, sizes, "a list of whole numbers")
+    return tuple(sorted({whole(file, key, size) for size in sizes}))
 
 
 def _read_use(top: Path, head: Head) -> tuple[str, int | None]:

@@ -145,4 +145,7 @@ def host(config: ModelConfig) -> HostProcessor:
     directory = read_directory(config)
     limit = min(directory.max_length, config.lengths[-1])
     tokenize = Tokenize(_vocabulary(directory), limit, directory.prompt)
-    return HostProcessor(tokenize, preprocess_ids=tokenize.from_ids, quick_bytes=QUICK_BYTES)
+    smaller = tuple(size for size in directory.dimensions if size < directory.width)
+    return HostProcessor(
+        tokenize, preprocess_ids=tokenize.from_ids, quick_bytes=QUICK_BYTES, dimensions=smaller
+    )

@@ -131,7 +131,7 @@ CONFIG: Final = Keys(
     used=_words("""
         model_type architectures vocab_size max_position_embeddings type_vocab_size hidden_size
         intermediate_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps
-        tokenizer_class
+        tokenizer_class matryoshka_dimensions
     """),
     neutral=_words("""
         _name_or_path _commit_hash _num_labels _attn_implementation _attn_implementation_autoset
@@ -150,7 +150,7 @@ CONFIG: Final = Keys(
         do_sample early_stopping diversity_penalty temperature top_k top_p typical_p
         bad_words_ids begin_suppress_tokens suppress_tokens exponential_decay_length_penalty
         forced_bos_token_id forced_eos_token_id output_scores return_dict_in_generate prefix
-        sentence_transformers
+        sentence_transformers is_matryoshka
     """),
     only={
         "is_decoder": Only((None, False), "a decoder's tokens do not see the ones after them"),

@@ -105,6 +105,9 @@ RAW, HEADER = _HEADER + np.ones((2, 2), np.float32).tobytes(), len(_HEADER)
 PLAIN: dict[str, dict[str, Any]] = {
     "JSON": {"json": body(1.0, 2.0)},
     "with an id": {"json": body(1.0, id="mine")},
+    "null wherever it may be": {"json": body(1.0, id=None, parameters=None, outputs=None)},
+    "unknown parameters": {"json": body(1.0, parameters={"headers": {"host": ["a", None]}})},
+    "a known parameter of another kind": {"json": body(1.0, parameters={"timeout": [1]})},
     "binary": {"data": RAW, "headers": {"Inference-Header-Content-Length": str(HEADER)}},
     "a header that is no number": {
         "data": RAW,

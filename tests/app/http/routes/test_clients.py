@@ -10,6 +10,8 @@ import numpy as np
 import openai
 import pytest
 import tritonclient.http as triton
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from tests.app.conftest import Serve, Served, answer
@@ -66,6 +68,10 @@ def reading(serve: Serve) -> Served:
             id="Haystack's OpenAITextEmbedder",
         ),
         pytest.param(
+            {"input": ["full"], "model": "puppet", "encoding_format": "float"},
+            id="LangChain with check_embedding_ctx_length=False, langchain_openai/embeddings",
+        ),
+        pytest.param(
             {"input": ["full"], "model": "puppet", "dimensions": 2, "input_type": "query"},
             id="one that names the size, and a field of another vendor",
         ),
@@ -79,10 +85,21 @@ def test_an_embeddings_request_as_a_client_sends_it_is_answered(
     assert [each["embedding"] for each in response.get_json()["data"]] == [answer(4.0)]
 
 
+def test_token_ids_as_langchain_sends_them_by_default_are_refused_with_what_to_set(
+    reading: Served,
+) -> None:
+    """`_get_len_safe_embeddings` of langchain_openai/embeddings/base.py, with cl100k_base."""
+    body = {"input": [[9054], [998, 279]], "model": "puppet", "encoding_format": "base64"}
+    response = reading.client.post(EMBEDDINGS, json=body)
+    assert response.status_code == 400
+    message = response.get_json()["error"]["message"]
+    assert "LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)" in message
+
+
 @pytest.mark.parametrize(
     "asked",
     [
-        pytest.param({}, id="base64 by default"),
+        pytest.param({}, id="base64 by default, as LlamaIndex and LangChain leave it"),
         pytest.param({"encoding_format": "float"}, id="floats"),
         pytest.param({"dimensions": 2, "user": "someone"}, id="with every option"),
         pytest.param({"extra_body": {"novel": {"a": [None]}, "user": 7}}, id="with more"),
@@ -183,6 +200,24 @@ def test_what_kserves_sdk_sends_is_answered(
     request = kserve.InferRequest("puppet", [x], request_id="seven", parameters=parameters)
     body, _ = request.to_rest()
     assert y_of(served.client.post(INFER, data=json.dumps(body))) == answer(1.0)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=VALUES)
+def test_any_value_of_an_unknown_parameter_changes_no_byte_of_the_answer(
+    served: Served, value: Any
+) -> None:
+    more = {"parameters": {"headers": value}}
+    body = {"inputs": [X | more], "outputs": [{"name": "y", **more}], **more}
+    plain = served.client.post(INFER, json={"inputs": [X]})
+    assert served.client.post(INFER, json=body).data == plain.data
 
 
 @pytest.mark.parametrize("body", [b'{"ready": null}', b"{}", b"", b'{"ready": false, "more": 1}'])

@@ -48,7 +48,7 @@ def measure_ids(rows: Sequence[Sequence[int]]) -> Prepared:
 
 
 def host(**_options: Any) -> HostProcessor:
-    return HostProcessor(measure, preprocess_ids=measure_ids)
+    return HostProcessor(measure, preprocess_ids=measure_ids, dimensions=(1,))
 
 
 def reader(**changes: Any) -> Model:
@@ -302,6 +302,13 @@ def test_a_vector_is_cut_and_has_the_length_that_the_models_have(
     np.testing.assert_allclose(got, vector, rtol=1e-6)
 
 
+def test_a_models_host_may_name_dimensions_beside_those_of_the_configuration(
+    serve: Serve,
+) -> None:
+    served = serve(replace(HOSTED, dimensions=()), model=hosted)
+    assert ask(served, "full", dimensions=1).get_json()["data"][0]["embedding"] == [9.0]
+
+
 def test_a_vector_of_zeros_stays_one(serve: Serve) -> None:
     served = serve(SIZES, model=widened(normalized=True))
     (said,) = ask(served, "", dimensions=2).get_json()["data"]
@@ -364,7 +371,17 @@ TWO = (TensorSpec("y", "FP32", (2,)), TensorSpec("z", "FP32", (2,)))
 def test_a_model_that_makes_no_embeddings_is_400(serve: Serve, model: Model) -> None:
     response = ask(serve(model=lambda _config: model), "full")
     assert response.status_code == 400
-    assert problem(response) == "model: 'puppet' does not turn texts into embeddings"
+    message = "model: 'puppet' does not turn texts into embeddings; expected another server"
+    assert problem(response) == message
+
+
+def test_the_refusal_of_a_model_without_embeddings_names_those_with_them(serve: Serve) -> None:
+    models = {"a": reader(), "puppet": puppet_model(), "c": reader()}
+    configs = [puppet_config(name=name, rows=(4,)) for name in models]
+    response = ask(serve(*configs, model=lambda config: models[config.name]), "full")
+    assert response.status_code == 400
+    message = "model: 'puppet' does not turn texts into embeddings; expected a or c"
+    assert problem(response) == message
 
 
 def test_an_unknown_model_is_404_and_the_known_ones_are_named(reading: Served) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from engine.errors import ConfigError
 from engine.models import registry
 from engine.models.config import ModelConfig
+from engine.models.families.bert import embedding
 from engine.models.families.bert.directory import BertShape, Directory, read_directory
 from engine.models.families.bert.modules import Dense, Head
 
@@ -394,4 +395,34 @@ def test_a_file_that_is_not_what_it_should_be_is_named(
 ) -> None:
     (root / name).write_bytes(content)
     with pytest.raises(ConfigError, match=Path(name).name):
+        read_directory(config)
+
+
+@pytest.mark.parametrize(
+    ("normalize", "truncate_dim", "normalized"),
+    [(True, None, True), (True, 32, True), (True, 16, False), (False, None, False)],
+    ids=["as-it-is", "of-all-values", "cut-afterwards", "never"],
+)
+def test_vectors_have_length_1_if_normalizing_is_the_last_that_happens_to_them(
+    tiny_bert: Any, tmp_path: Path, normalize: bool, truncate_dim: int | None, normalized: bool
+) -> None:
+    root = tiny_bert.write(tmp_path / "model", normalize=normalize)
+    rewrite(root / "config_sentence_transformers.json", {"truncate_dim": truncate_dim})
+    assert read_directory(tiny_bert.served(root)).normalized is normalized
+
+
+@pytest.mark.parametrize(
+    ("said", "sizes"), [([16, 8], (8, 16)), ([], ()), (None, ()), ([32, 8], (8,))], ids=str
+)
+def test_the_sizes_that_vectors_may_be_cut_to_are_read(
+    config: ModelConfig, root: Path, said: list[int] | None, sizes: tuple[int, ...]
+) -> None:
+    rewrite(root / "config.json", {"matryoshka_dimensions": said, "is_matryoshka": True})
+    assert embedding.host(config).dimensions == sizes
+
+
+@pytest.mark.parametrize("said", [8, ["8"], [0], [True]], ids=str)
+def test_sizes_that_are_none_are_refused(config: ModelConfig, root: Path, said: Any) -> None:
+    rewrite(root / "config.json", {"matryoshka_dimensions": said})
+    with pytest.raises(ConfigError, match="as 'matryoshka_dimensions' in "):
         read_directory(config)
