@@ -21,7 +21,7 @@ FUZZES := $(FUZZ)/venv/fuzzes-$(HASH)
 PIP := $(BIN)/python scripts/install.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench serve test test-fast lint format tools chromium fuzz lock bench peers policies train-digits train-iris clean
+.PHONY: help setup setup-bench serve test test-fast lint format tools chromium fuzz lock bench soak peers policies train-digits train-iris clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ $(PEERS)/%/installed: benchmarks/peers/requirements/%.txt
 		&& $(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
 		} >$(PEERS)/$*.log 2>&1 && touch $@ \
 		|| { rm -rf $(PEERS)/$*; echo "brim: cannot install $*; it will be skipped"; }
+
+soak: $(STAMP) ## ten minutes of hostile and careless clients beside well-behaved ones; ARGS="--seconds 60"
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 policies: $(STAMP) ## simulate Brim's policy and those of other servers: benchmarks/policies.md
 	$(BIN)/python -m benchmarks.policies

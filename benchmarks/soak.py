@@ -27,7 +27,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,7 @@ BURST_ORDER: Final = 15
 """The largest request takes 2**15 bytes of shared memory: 200 rows of 16 inputs and outputs."""
 BURST_SHARE: Final = 1.25
 """Requests of a burst for each that finds room: connections do not spread evenly."""
-OUTCOMES: Final = ("sent", "right", "429", "503", "504", "hung up", "lost", "unexplained")
+OUTCOMES: Final = ("sent", "right", "late", "429", "503", "504", "hung up", "lost", "unexplained")
 FAULTS: Final = ("wrong", "doubled")
 
 
@@ -243,12 +243,14 @@ def classify(report: Report, deaths: list[Death]) -> list[str]:
     return unexplained
 
 
-def print_counts(counts: Mapping[tuple[str, str], int]) -> None:
+def print_counts(
+    counts: Mapping[tuple[str, str], int], kinds: Iterable[str] = soak_clients.KINDS
+) -> None:
     """Requests by kind and outcome."""
     names = (*OUTCOMES, *FAULTS)
     print(f"\n| requests | {' | '.join(names)} |\n|---|{'--:|' * len(names)}")
     total: Counter[str] = Counter()
-    for kind in (*soak_clients.KINDS, "idle"):
+    for kind in (*kinds, "idle"):
         row = {name: counts.get((kind, name), 0) for name in names}
         total.update(row)
         print(f"| {kind} | {' | '.join(str(count) for count in row.values())} |")
@@ -279,9 +281,7 @@ def problems(
     """What is not as it should be, in words."""
     yield from report.faults
     yield from unexplained[:50]
-    totals: Counter[str] = Counter()
-    for (_, outcome), count in report.counts.items():
-        totals[outcome] += count
+    totals = report.totals()
     for outcome in (*FAULTS, "unexplained"):
         if totals[outcome]:
             yield f"{outcome}: {totals[outcome]}"

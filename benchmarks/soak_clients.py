@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -145,16 +146,28 @@ class Report:
         self.breaks += other.breaks
         self.faults += other.faults
 
+    def totals(self) -> Counter[str]:
+        """Requests by outcome."""
+        totals: Counter[str] = Counter()
+        for (_, outcome), count in self.counts.items():
+            totals[outcome] += count
+        return totals
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The part of one process: `client` is its number."""
+    """The part of one process: `client` is its number. It ends with its requests or its time. With
+    `timeout_ms`, every request has that timeout, and a right answer that comes later is `late`.
+    """
 
     port: int
     client: int
     requests: int
     threads: int
     seed: int
+    kinds: Mapping[str, int] = field(default_factory=lambda: KINDS)
+    timeout_ms: float | None = None
+    ends_at: float = math.inf
 
 
 class Client(threading.Thread):
@@ -168,11 +181,13 @@ class Client(threading.Thread):
         self._serials = serials
         self._connection: Connection | None = None
         self._left = 0
+        self._sent_at = 0.0
 
     def run(self) -> None:
-        """Until the requests are used up."""
-        names, weights = list(KINDS), list(KINDS.values())
-        while True:
+        """Until the requests or the time are used up."""
+        kinds = self._plan.kinds
+        names, weights = list(kinds), list(kinds.values())
+        while time.monotonic() < self._plan.ends_at:
             (kind,) = self._rng.choices(names, weights)
             count = self._rng.randint(2, MOST_PIPELINED) if kind == "pipelined" else 1
             serials = list(itertools.islice(self._serials, count))
@@ -187,9 +202,9 @@ class Client(threading.Thread):
         # more bytes than the sockets hold would block a client that does not read meanwhile
         rows = messages.some_rows(self._rng, messages.MOST_ROWS // together)
         binary = kind == "binary" or (kind != "json" and self._rng.random() < 0.5)
-        hurried = kind == "hurried"
+        timeout_ms = messages.hurry(self._rng) if kind == "hurried" else self._plan.timeout_ms
         return messages.ask(
-            self._rng, self._plan.client, serial, rows, binary=binary, hurried=hurried
+            self._rng, self._plan.client, serial, rows, binary=binary, timeout_ms=timeout_ms
         )
 
     def _exchange(self, kind: str, asks: Sequence[Ask]) -> None:
@@ -199,7 +214,7 @@ class Client(threading.Thread):
             never = Break(0, time.monotonic(), kind, len(asks), f"while connecting: {error!r}")
             self.report.breaks.append(never)
             return
-        answered = 0
+        answered, self._sent_at = 0, time.monotonic()
         try:
             self._send(connection, kind, asks)
             if kind == "hung up":
@@ -224,6 +239,10 @@ class Client(threading.Thread):
             self._fault(kind, "wrong", error)
             return
         outcome = "right" if answer.status == 200 else str(answer.status)
+        within_ms = self._plan.timeout_ms
+        took_ms = (time.monotonic() - self._sent_at) * 1e3
+        if outcome == "right" and within_ms is not None and took_ms > within_ms:
+            outcome = "late"
         self.report.counts[kind, outcome] += 1
 
     def _send(self, connection: Connection, kind: str, asks: Sequence[Ask]) -> None:

@@ -36,7 +36,7 @@ class Ask:
     values: Array
     head: bytes
     body: bytes
-    hurried: bool
+    timeout_ms: float | None
 
     def whole(self) -> bytes:
         """Its bytes, with a Content-Length."""
@@ -69,33 +69,43 @@ def some_rows(rng: random.Random, most: int = MOST_ROWS) -> int:
     return int((most + 1) ** rng.random())
 
 
+def hurry(rng: random.Random) -> float:
+    """A timeout of 0.3 to 300 ms, log-uniform."""
+    return 0.3 * float(1000 ** rng.random())
+
+
 def ask(
-    rng: random.Random, client: int, serial: int, rows: int, *, binary: bool, hurried: bool = False
+    rng: random.Random,
+    client: int,
+    serial: int,
+    rows: int,
+    *,
+    binary: bool,
+    timeout_ms: float | None = None,
 ) -> Ask:
-    """Build a request. One that is `hurried` has a timeout of 0.3 to 300 ms."""
+    """Build a request. One that has a timeout may be refused."""
     begin = rng.randrange(len(_NOISE) - rows * COLUMNS)
     x = _NOISE[begin : begin + rows * COLUMNS].reshape(rows, COLUMNS).copy()
     x[:, 0], x[:, 1], x[:, 2] = client, serial, np.arange(rows)
     name, head = f"{client}-{serial}", [_START]
     parameters: dict[str, Any] = {"binary_data_output": True} if binary else {}
-    if hurried:
+    if timeout_ms is not None:
         # a refusal has no id of the protocol, but it has this one
         head.append(b"X-Request-Id: %b\r\n" % name.encode())
-        milliseconds = 0.3 * 1000 ** rng.random()
         if rng.random() < 0.5:
-            parameters["timeout"] = int(milliseconds * 1e3)
+            parameters["timeout"] = int(timeout_ms * 1e3)
         else:
-            head.append(b"X-Request-Timeout-Ms: %.3f\r\n" % milliseconds)
+            head.append(b"X-Request-Timeout-Ms: %.3f\r\n" % timeout_ms)
     tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": x.shape}
     content = {"id": name, "inputs": [tensor], "parameters": parameters}
     if not binary:
         tensor["data"] = x
         body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Ask(name, x, b"".join(head), body, hurried)
+        return Ask(name, x, b"".join(head), body, timeout_ms)
     tensor["parameters"] = {"binary_data_size": x.nbytes}
     header = orjson.dumps(content)
     head.append(b"Inference-Header-Content-Length: %d\r\n" % len(header))
-    return Ask(name, x, b"".join(head), header + x.tobytes(), hurried)
+    return Ask(name, x, b"".join(head), header + x.tobytes(), timeout_ms)
 
 
 def field(head: bytes, name: bytes) -> bytes | None:
@@ -106,7 +116,7 @@ def field(head: bytes, name: bytes) -> bytes | None:
 
 def check(ask: Ask, answer: Answer) -> None:
     """Raises `Wrong` unless the answer is the one to this request, or an allowed refusal."""
-    if ask.hurried:
+    if ask.timeout_ms is not None:
         echoed = field(answer.head, b"x-request-id")
         if echoed != ask.name.encode():
             raise Wrong(f"request {ask.name} got the answer to {echoed!r}")
