@@ -39,6 +39,7 @@ from engine.errors import TooManyWaiting as TooManyWaiting
 from engine.errors import UnknownModel as UnknownModel
 from engine.errors import UnknownVersion as UnknownVersion
 from engine.errors import WarmupError as WarmupError
+from engine.errors import reason_of as reason_of
 from engine.models import registry as registry
 from engine.models.config import ModelConfig as ModelConfig
 from engine.models.config import Source as Source
@@ -62,6 +63,7 @@ from engine.scheduling.request_queue import DEFAULT_PRIORITY as DEFAULT_PRIORITY
 from engine.scheduling.request_queue import LOWEST_PRIORITY as LOWEST_PRIORITY
 from engine.scheduling.scheduler import REASONS as REASONS
 from engine.serving.client import InProcessClient as InProcessClient
+from engine.serving.examination import examine as examine
 from engine.serving.version import ModelInterface as ModelInterface
 from engine.simulation.scenario import BRIM as BRIM
 from engine.simulation.scenario import POLICIES as POLICIES

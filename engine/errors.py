@@ -157,3 +157,8 @@ class NonFiniteOutput(ExecutionFailed):
     """The request's own rows made NaN or infinity; other requests of the batch are not affected."""
 
     retry = False
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a model failed, as its requests, the terminal and `brim check` say it."""
+    return f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.compilation.guard import expected_compiles
 from engine.compilation.interface import Memory, Weights
-from engine.errors import LoadError
+from engine.compilation.tracing import TraceableProgram
 from engine.models.model import Model
 from engine.models.tensors import Arrays, TensorSpec
 from engine.scheduling.buckets import Bucket
@@ -47,17 +47,22 @@ def _is_ready(output: Any) -> bool:
 class JaxExecutable:
     """The compiled program of one bucket; weights are passed at each launch."""
 
-    __slots__ = ("_compiled", "memory", "self_contained")
+    __slots__ = ("_compiled", "_wide", "memory", "self_contained")
 
     def __init__(
-        self, compiled: jax.stages.Compiled, memory: Memory, *, self_contained: bool
+        self, compiled: jax.stages.Compiled, memory: Memory, *, self_contained: bool, wide: bool
     ) -> None:
+        """`wide`: it was compiled with JAX's 64-bit types."""
         self._compiled = compiled
+        self._wide = wide
         self.memory = memory
         self.self_contained = self_contained
 
     def launch(self, weights: Weights, inputs: Arrays) -> JaxExecution:
         """Start it on staged arrays of exactly the bucket's shape, and return at once."""
+        if self._wide:  # otherwise JAX narrows the inputs; 12 us, so only where it is needed
+            with jax.enable_x64(True):
+                return JaxExecution(self._compiled(weights.leaves, dict(inputs)))
         return JaxExecution(self._compiled(weights.leaves, dict(inputs)))
 
 
@@ -65,55 +70,27 @@ class JaxCompiler:
     """Compiles the buckets of one model. Puts its weights on the device once."""
 
     def __init__(self, model: Model) -> None:
-        self._signature = model.signature
-        self._apply = model.program.apply
-        leaves, tree = jax.tree.flatten(model.program.params)
-        self._tree: Any = tree  # JAX publishes no type for it
-        placed = jax.block_until_ready(jax.device_put(leaves))
+        """Raises `LoadError` for weights that are no arrays."""
+        self._inputs = model.signature.device_inputs
+        self._program = TraceableProgram(model)
+        with self._program.bits(), expected_compiles():
+            placed = jax.block_until_ready(jax.device_put(self._program.leaves))
         self.weights = Weights(placed, sum(leaf.nbytes for leaf in placed))
-        self._shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in placed]
 
     def compile(self, bucket: Bucket) -> JaxExecutable:
         """Lower and compile one bucket. Safe to call from several threads.
 
         Raises `LoadError` when `apply` does not return what the model's signature states.
         """
-        signature, tree = self._signature, self._tree
-        inputs = {
-            spec.name: jax.ShapeDtypeStruct(
-                spec.batch_shape(bucket.rows, bucket.length), spec.device_dtype
-            )
-            for spec in signature.device_inputs
-        }
-
-        def apply(leaves: list[Any], inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            outputs = self._apply(jax.tree.unflatten(tree, leaves), inputs)
-            return _named(signature.device_outputs, bucket, outputs)
-
-        with expected_compiles():
-            lowered = jax.jit(apply).lower(self._shapes, inputs)
+        program = self._program
+        traced = program.trace(bucket)
+        with program.bits(), expected_compiles():
+            lowered = traced.lower()
             compiled = lowered.compile()
-        memory = _memory(compiled, signature.device_inputs, bucket)
+        memory = _memory(compiled, self._inputs, bucket)
         # XLA names the targets that call back into Python after that, one for each platform
         self_contained = "callback" not in lowered.as_text()
-        return JaxExecutable(compiled, memory, self_contained=self_contained)
-
-
-def _named(specs: tuple[TensorSpec, ...], bucket: Bucket, outputs: object) -> dict[str, jax.Array]:
-    """The outputs in the order of the signature, checked while tracing."""
-    if not isinstance(outputs, Mapping):
-        raise LoadError(f"apply gave a {type(outputs).__name__}, not a dict of named outputs")
-    for spec in specs:
-        if spec.name not in outputs:
-            raise LoadError(f"apply gave {sorted(outputs)}, but the spec states {spec.name!r}")
-        got = outputs[spec.name]
-        shape = spec.batch_shape(bucket.rows, bucket.length)
-        if got.shape != shape or got.dtype != spec.device_dtype:
-            raise LoadError(
-                f"output {spec.name!r} of bucket {bucket} is {got.dtype}{list(got.shape)}, "
-                f"but the spec states {spec.device_dtype}{list(shape)}"
-            )
-    return {spec.name: outputs[spec.name] for spec in specs}
+        return JaxExecutable(compiled, memory, self_contained=self_contained, wide=program.wide)
 
 
 def _memory(

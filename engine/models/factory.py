@@ -7,6 +7,7 @@ come before packages of the same names there.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -55,7 +56,9 @@ def load(config: ModelConfig) -> Model:
             raise
         raise LoadError(f"{error} ({hidden})") from error
     if not isinstance(model, Model):
-        raise LoadError(f"{config.source.factory} returned {type(model).__name__}, not a Model")
+        returned = "nothing" if model is None else f"a {type(model).__name__}"
+        remedy = "it returns brim.Model(apply=..., params=..., inputs=..., outputs=...)"
+        raise LoadError(f"{config.source.factory} returned {returned}, not a Model: {remedy}")
     return model
 
 
@@ -63,7 +66,23 @@ def _call(module: str, name: str, config: ModelConfig) -> object:
     function: Callable[..., object] | None = getattr(import_module(module), name, None)
     if not callable(function):
         raise LoadError(f"{module} has no function {name!r}")
+    _check_options(function, config)
     return function(**config.source.options)
+
+
+def _check_options(function: Callable[..., object], config: ModelConfig) -> None:
+    options = config.source.options
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # not known for some callables
+    try:
+        signature.bind(**options)
+    except TypeError:
+        given = ", ".join(map(repr, options)) or "nothing"
+        plain = signature.replace(return_annotation=signature.empty)
+        problem = f"{config.source.factory} takes {plain}, but options has {given}"
+        raise LoadError(problem) from None
 
 
 def _parts(config: ModelConfig) -> tuple[str, str]:

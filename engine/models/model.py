@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import BrimError, InvalidRequest, LoadError, reason_of
 from engine.models.processor import HostProcessor, Prepared
 from engine.models.signature import Signature
-from engine.models.tensors import Arrays, TensorSpec
+from engine.models.tensors import Array, Arrays, TensorSpec, validate
+from engine.scheduling.buckets import BucketGrid
 
 Params = Any
 """Any pytree of arrays. It is an argument of every executable, so it exists once on the device."""
@@ -93,6 +95,39 @@ class Model:
         self.host = host
         self.processor = HostProcessor(preprocess, postprocess)
         self.program = Program(apply, params, golden, edges)
+
+    def check(self, grid: BucketGrid) -> None:
+        """Check what needs no device: the axes against the configured buckets, and the example,
+        which goes through `preprocess` as a request does. Raises `LoadError`.
+        """
+        self.signature.check_grid(grid)
+        example = self.signature.example
+        if example is None:
+            return
+        try:
+            inputs = {spec.name: _array(spec, example[spec.name]) for spec in self.signature.inputs}
+            validate(self.signature.inputs, inputs)
+        except (KeyError, TypeError, ValueError, OverflowError, InvalidRequest) as error:
+            what = f"has no {error}" if isinstance(error, KeyError) else f"is not valid: {error}"
+            raise LoadError(f"the example {what}; it has rows for each input, by name") from None
+        if self.processor.preprocess is None:
+            return
+        try:
+            validate(self.signature.device_inputs, self.processor.prepare(inputs).inputs)
+        except BrimError as error:
+            # the cause of another error is for the log, and here the author reads it
+            why = error if error.__cause__ is None else reason_of(error.__cause__)
+            raise LoadError(f"the example does not pass preprocess: {why}") from error
+
+
+def _array(spec: TensorSpec, rows: list[Any]) -> Array:
+    """Rows of an example. Raises ValueError for rows that are uneven or not of this datatype."""
+    if spec.datatype != "BYTES":
+        return np.asarray(rows, spec.dtype)
+    texts = np.asarray(rows, np.object_)
+    flat = [text.encode() if isinstance(text, str) else text for text in texts.ravel()]
+    texts.ravel()[:] = flat
+    return texts
 
 
 class ModelState(Enum):

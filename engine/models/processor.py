@@ -60,12 +60,19 @@ class HostProcessor:
         """
         try:
             if isinstance(inputs, TokenIds):
-                return self._preprocess_ids(inputs.rows)
-            return Prepared(inputs) if self.preprocess is None else self.preprocess(inputs)
+                prepared: object = self._preprocess_ids(inputs.rows)
+            elif self.preprocess is None:
+                return Prepared(inputs)
+            else:
+                prepared = self.preprocess(inputs)
         except BrimError:
             raise
         except BaseException as error:  # SystemExit too: it would end a thread, or the process
             raise failure("the model's preprocess failed", error) from error
+        if not isinstance(prepared, Prepared):
+            found = f"preprocess returned a {type(prepared).__name__}, not a Prepared"
+            raise ExecutionFailed(f"{found}: return Prepared(inputs)")
+        return prepared
 
     def _preprocess_ids(self, rows: Sequence[Sequence[int]]) -> Prepared:
         if self.preprocess_ids is None:

@@ -56,7 +56,12 @@ def family(config: ModelConfig) -> Family:
 
 def check(config: ModelConfig) -> Checked:
     """Look at a model's files. Raises `ConfigError`; touches no device."""
-    return family(config).check(config)
+    checked = family(config).check(config)
+    dynamic = any(spec.length_axis is not None for spec in checked.tensors)
+    if checked.tensors and dynamic != bool(config.lengths):
+        allowed = "bucket lengths, as [32, 128]" if dynamic else "none: no input has a dynamic axis"
+        raise ConfigError("lengths", list(config.lengths), allowed)
+    return checked
 
 
 def load(config: ModelConfig) -> Model:

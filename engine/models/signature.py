@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from engine.errors import LoadError
 from engine.models.tensors import LENGTH, TensorSpec
+from engine.scheduling.buckets import BucketGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,33 @@ class Signature:
     max_length: int | None = None
     example: Mapping[str, list[Any]] | None = None
     platform: str = "jax"
+    wide: str = field(init=False, repr=False, compare=False)
+    """Kinds of dtype that the device computes in 64 bits: those of the 64-bit outputs, because a
+    number that overflows in 32 bits is another one. 64-bit inputs alone are narrowed.
+    """
 
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
             raise ValueError(f"a model needs {'outputs' if self.inputs else 'inputs'}")
+        for spec in (*self.outputs, *self.device_outputs):
+            if (spec.low, spec.high) != (None, None):
+                raise ValueError(f"{spec.name}: low and high are for inputs, not for outputs")
         for spec in (*self.device_inputs, *self.device_outputs):
             if spec.datatype == "BYTES":
                 raise ValueError(f"{spec.name}: BYTES cannot go to a device; add a preprocess")
+        self._widen()
+
+    def _widen(self) -> None:
+        wide = ""
+        for spec in self.device_outputs:
+            if spec.narrowed:
+                wide += "f" if spec.dtype.kind == "f" else "iu"
+        object.__setattr__(self, "wide", wide)
+        # what only a preprocess sees is narrowed nowhere
+        on_wire = wide if self.inputs == self.device_inputs else "iuf"
+        object.__setattr__(self, "inputs", _widened(self.inputs, on_wire))
+        object.__setattr__(self, "device_inputs", _widened(self.device_inputs, wide))
+        object.__setattr__(self, "device_outputs", _widened(self.device_outputs, wide))
 
     @property
     def vector(self) -> TensorSpec | None:
@@ -45,3 +67,29 @@ class Signature:
     def dynamic(self) -> bool:
         """Whether the rows have a dynamic axis."""
         return any(LENGTH in spec.shape for spec in self.device_inputs)
+
+    def check_grid(self, grid: BucketGrid) -> None:
+        """Raise `LoadError` unless the configured buckets fit the axes of the tensors."""
+        lengths, longest = list(grid.lengths), grid.max_length
+        if self.dynamic and not lengths:
+            raise LoadError(_no_lengths(self.device_inputs))
+        if not self.dynamic and lengths:
+            shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in self.device_inputs)
+            problem = f"the config gives lengths = {lengths}, but no input has a dynamic axis"
+            raise LoadError(f"{problem}: {shapes}. Write LENGTH where the lengths belong")
+        if longest and self.max_length and longest > self.max_length:
+            problem = f"lengths reach {longest}, but the model's own limit is {self.max_length}"
+            raise LoadError(problem)
+
+
+def _widened(specs: Sequence[TensorSpec], kinds: str) -> tuple[TensorSpec, ...]:
+    return tuple(spec.widened() if spec.dtype.kind in kinds else spec for spec in specs)
+
+
+def _no_lengths(specs: Sequence[TensorSpec]) -> str:
+    spec = next(spec for spec in specs if spec.length_axis is not None)
+    problem = f"input {spec.name!r} has the shape {spec.shape}, where -1 is LENGTH, a dynamic axis"
+    remedy = "the config needs lengths, as lengths = [32, 128]"
+    if spec.shape[0] != LENGTH:
+        return f"{problem}: {remedy}"
+    return f"{problem}: {remedy}; if it is meant as the batch axis, leave it out: {spec.shape[1:]}"

@@ -9,6 +9,7 @@ model share its size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -41,8 +42,14 @@ class TensorSpec:
 
     `shape` is that of one row, with `LENGTH` for the dynamic axis. `pad` fills padding.
     `nonfinite` allows NaN and infinity in an output; otherwise they fail the request whose row
-    made them. `normalized` says that each row of an output is a vector of length 1. INT64, UINT64
-    and FP64 are narrowed to 32 bits on the device.
+    made them. `normalized` says that each row of an output is a vector of length 1.
+
+    A model with an INT64, UINT64 or FP64 output computes numbers of this kind in 64 bits; otherwise
+    such inputs are narrowed to 32 bits, and values that do not fit are refused.
+
+    `low` and `high` are the least and the greatest value of an input, both allowed; None is the
+    datatype's own. Other values are refused before they reach the device: a JAX program does not
+    notice an index beyond its table. Warm-up runs both ends.
     """
 
     name: str
@@ -51,12 +58,16 @@ class TensorSpec:
     pad: float = 0
     nonfinite: bool = False
     normalized: bool = False
+    low: float | None = None
+    high: float | None = None
     dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
     """The numpy dtype on the wire."""
     device_dtype: np.dtype[Any] = field(init=False, repr=False, compare=False)
     """The numpy dtype on the device."""
     length_axis: int | None = field(init=False, repr=False, compare=False)
     """The index of the dynamic axis in an array that has rows first, or None."""
+    limits: tuple[float, float] | None = field(init=False, repr=False, compare=False)
+    """The least and the greatest value of an input, or None where nothing needs to be compared."""
 
     def __post_init__(self) -> None:
         if self.datatype not in DTYPES:
@@ -69,6 +80,39 @@ class TensorSpec:
         object.__setattr__(self, "dtype", DTYPES[self.datatype])
         object.__setattr__(self, "device_dtype", on_device)
         object.__setattr__(self, "length_axis", axis)
+        object.__setattr__(self, "limits", self._limits())
+
+    def _limits(self) -> tuple[float, float] | None:
+        """Those of `low` and `high`, and of the device where it has fewer bits than the wire."""
+        stated = [value for value in (self.low, self.high) if value is not None]
+        if not stated and self.dtype == self.device_dtype:
+            return None  # every value fits
+        if self.dtype.kind in "bO":
+            raise ValueError(f"{self.name}: {self.datatype} has no low and no high")
+        least, greatest = value_range(self.device_dtype)
+        low = least if self.low is None else self.low
+        high = greatest if self.high is None else self.high
+        kind = float if self.dtype.kind not in "iu" else int
+        if not least <= low <= high <= greatest or any(kind(value) != value for value in stated):
+            given = f"low {self.low} and high {self.high} do not fit"
+            what = "whole numbers" if kind is int else "numbers"
+            between = (
+                f"from {least:g} to {greatest:g}" if kind is float else f"{least} to {greatest}"
+            )
+            raise ValueError(f"{self.name}: {given}, expected {what} {between}, low <= high")
+        return low, high
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the device has fewer bits than the wire."""
+        return self.device_dtype != self.dtype
+
+    def widened(self) -> TensorSpec:
+        """The same tensor with all of its bits on the device."""
+        wide = copy(self)
+        object.__setattr__(wide, "device_dtype", self.dtype)
+        object.__setattr__(wide, "limits", wide._limits())
+        return wide
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
@@ -142,21 +186,33 @@ def _check_shape(spec: TensorSpec, array: Array) -> None:
 def _check_dtype(spec: TensorSpec, array: Array) -> None:
     if array.dtype != spec.dtype:
         raise InvalidRequest(spec.name, f"dtype {array.dtype} is not {spec.datatype}")
-    if spec.dtype != spec.device_dtype and array.size:
-        _check_fits_device(spec, array)
+    if spec.limits is not None and array.size:
+        _check_values(spec, array, *spec.limits)
 
 
-def _check_fits_device(spec: TensorSpec, array: Array) -> None:
-    """A 64-bit number becomes one of 32 bits on the device: it may be rounded, not wrapped."""
-    floating = spec.dtype.kind == "f"
-    limits = np.finfo(spec.device_dtype) if floating else np.iinfo(spec.device_dtype)
-    low, high = np.array([limits.min, limits.max], spec.device_dtype).tolist()
-    array = array[np.isfinite(array)] if floating else array
-    for value in (array.min().item(), array.max().item()) if array.size else ():
-        if not low <= value <= high:
-            bits = f"this model computes in {8 * spec.device_dtype.itemsize} bits"
-            problem = f"value {value} is out of range; {bits}, expected {low} to {high}"
-            raise InvalidRequest(spec.name, problem)
+def _check_values(spec: TensorSpec, array: Array, low: float, high: float) -> None:
+    """Every value is in the range. Without a stated one, a 64-bit float may also be infinite or
+    NaN: on a device with fewer bits it stays what it is.
+    """
+    if spec.dtype.kind == "f" and spec.low is None and spec.high is None:
+        array = np.where(np.isfinite(array), array, 0)
+    # NaN is in no range: every comparison with it is false
+    if low <= array.min() and array.max() <= high:
+        return
+    outside = np.argwhere(~((array >= low) & (array <= high)))[0]
+    row, value = int(outside[0]), array[tuple(outside)].item()
+    bits = f"; this model computes in {8 * spec.device_dtype.itemsize} bits"
+    why = bits if spec.low is None and spec.high is None else ""
+    problem = f"value {value} in row {row} is out of range{why}, expected {low} to {high}"
+    raise InvalidRequest(spec.name, problem)
+
+
+def value_range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least and the greatest finite value of a number's dtype."""
+    finfo: Any = ml_dtypes.finfo  # numpy's own does not know bfloat16
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else finfo(dtype)
+    low, high = np.array([limits.min, limits.max], dtype).tolist()
+    return low, high
 
 
 def _merge(extent: Extent | None, spec: TensorSpec, array: Array, max_length: int | None) -> Extent:

@@ -53,7 +53,7 @@ class BringUp:
         lifecycle.started()
         model = self._tools.load(self._config)
         lifecycle.raise_if_stopped()
-        self._check_axes(model)
+        model.check(self._grid)
         lifecycle.become(ModelState.COMPILING)
         compiler = self._tools.compiler(model)
         executables = self._compile(compiler)
@@ -74,16 +74,6 @@ class BringUp:
         costs = verifier.run(self._verified)
         interface = ModelInterface(FIRST_VERSION, model.signature, model.processor, model.host)
         return LoadedVersion(interface, replica, costs)
-
-    def _check_axes(self, model: Model) -> None:
-        signature, lengths = model.signature, self._config.lengths
-        if signature.dynamic and not lengths:
-            raise ValueError("the model has a dynamic axis; the config needs lengths = [...]")
-        if not signature.dynamic and lengths:
-            raise ValueError("the model has no dynamic axis; the config must not give lengths")
-        longest, limit = self._grid.max_length, signature.max_length
-        if longest and limit and longest > limit:
-            raise ValueError(f"lengths reach {longest}, but the model's own limit is {limit}")
 
     def _compile(self, compiler: Compiler) -> dict[Bucket, Executable]:
         """All buckets, several at once; XLA compiles without the GIL."""

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Final
 
-from engine.errors import BrimError, ModelFailed, Refused
+from engine.errors import BrimError, ModelFailed, Refused, reason_of
 from engine.models.config import ModelConfig
 from engine.models.model import ModelState
 from engine.models.processor import TokenIds
@@ -87,7 +87,7 @@ class Endpoint:
         except BaseException as error:
             # whatever a factory raises, SystemExit too, fails this model and not the engine
             log.exception("model %s failed to start", self.name)
-            self.fail(f"{type(error).__name__}: {error}")
+            self.fail(reason_of(error))
 
     def _activate(self, version: LoadedVersion) -> None:
         """Serve this version."""

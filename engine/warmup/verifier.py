@@ -23,7 +23,7 @@ from engine.runtime.staging import gather, scatter
 from engine.scheduling.buckets import Bucket, BucketGrid
 from engine.scheduling.costs.cost_table import CostTable
 from engine.scheduling.request_queue import DEFAULT_PRIORITY, RowSlice
-from engine.warmup.golden import edge_rows, golden_row
+from engine.warmup.golden import SEED, edge_rows, golden_row
 from engine.warmup.profiler import median_seconds
 
 
@@ -60,7 +60,7 @@ class Verifier:
         self._run = run
         self._tolerance = tolerance
         self._clock = clock
-        self._rng = np.random.default_rng(20)
+        self._rng = np.random.default_rng(SEED)
         self._golden: dict[int | None, tuple[Golden, ...]] = {}
 
     def run(self, verified: Callable[[Bucket, float], object]) -> CostTable:
@@ -94,7 +94,8 @@ class Verifier:
         made once per length.
         """
         if length not in self._golden:
-            drawn = [golden_row(self._signature, self._program, self._rng, length) for _ in "12"]
+            parts = (self._signature, self._program, self._rng, length)
+            drawn = [golden_row(*parts, number) for number in range(2)]
             drawn += edge_rows(self._signature, self._program, length)
             rows = [self._make_golden(inputs, length) for inputs in drawn]
             shortest = self._grid.bucket_lengths[0]

@@ -280,7 +280,9 @@ def _tensor(spec: TensorSpec, order: str, max_axes: int) -> Schema:
     }
     required = ("name", "datatype", "shape", *(("parameters",) if binary_only else ()))
     if not binary_only:
-        fields["data"] = _array({"type": _VALUES[spec.dtype.kind]}, description=order)
+        ends = {"minimum": spec.low, "maximum": spec.high}
+        value = {key: end for key, end in ends.items() if end is not None}
+        fields["data"] = _array({"type": _VALUES[spec.dtype.kind]} | value, description=order)
     return _object(required=required, **fields)
 
 

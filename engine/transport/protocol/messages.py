@@ -87,12 +87,14 @@ class Spec(msgspec.Struct, array_like=True):
     pad: float
     nonfinite: bool
     normalized: bool
+    low: int | float | None
+    high: int | float | None
 
     @classmethod
     def of(cls, spec: TensorSpec) -> Spec:
         """Its plain data."""
-        flags = (spec.nonfinite, spec.normalized)
-        return cls(spec.name, spec.datatype, spec.shape, float(spec.pad), *flags)
+        flags, ends = (spec.nonfinite, spec.normalized), (spec.low, spec.high)
+        return cls(spec.name, spec.datatype, spec.shape, float(spec.pad), *flags, *ends)
 
     def spec(self) -> TensorSpec:
         """The spec itself."""

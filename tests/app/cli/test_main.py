@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -22,10 +21,6 @@ Write = Callable[[str], Path]
 ROOT = Path(__file__).parents[3]
 PUPPET = '[[models]]\nname = "p"\nfactory = "engine.testing:puppet_model"\nrows = [1, 2]\n'
 WRONG = "[server]\nthread = 1\n" + PUPPET
-DIGITS_MEMORY = (
-    "weights 0.2 MB, once; inputs and outputs of a batch at most 0.010 MB; "
-    "XLA's memory: known after compilation"
-)
 
 
 def brim(*args: str | Path, **environment: str) -> Result:
@@ -106,83 +101,6 @@ def test_texts_name_the_command_as_it_was_called(
     monkeypatch.setenv("PATH", str(script.parent) if on_path else "")
     monkeypatch.setattr(sys, "argv", [called])
     assert program() == name
-
-
-# --- check ----------------------------------------------------------------------------------------
-
-
-def test_check_prints_a_summary_of_every_model(write: Write) -> None:
-    file = write(
-        f"""{PUPPET}
-        weight = 2.5
-        [[models]]
-        name = "d"
-        family = "digits"
-        path = "{ROOT}/examples/digits/digits.safetensors"
-        required = false
-        max_wait_ms = 0.5
-        """
-    )
-    result = brim("check", file)
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert (
-        f"{file} is valid: 2 models on http://127.0.0.1:8000, worker brim, 16 threads"
-        in result.output
-    )
-    summary = [
-        re.split("  +", line.strip(), maxsplit=1)
-        for line in result.output.splitlines()
-        if line.strip()
-    ][1:]
-    assert [[part.strip() for part in line] for line in summary] == [
-        ["p"],
-        ["model", "factory engine.testing:puppet_model"],
-        ["buckets", "2: rows [1, 2]"],
-        ["memory", "known after the factory has run"],
-        ["in flight", "at most 2 batches; weight 2.5"],
-        ["queue", "1024 rows; at most 2048 in a request"],
-        ["max wait", "10 ms for more requests while the device is free"],
-        ["timeout", "30000 ms from arrival to response"],
-        ["required", "yes"],
-        ["d"],
-        ["model", "convolutional classifier of 8x8 digits"],
-        ["buckets", "6: rows [1, 2, 4, 8, 16, 32]"],
-        ["memory", DIGITS_MEMORY],
-        ["in flight", "at most 2 batches; weight 1"],
-        ["queue", "1024 rows; at most 2048 in a request"],
-        ["max wait", "0.5 ms for more requests while the device is free"],
-        ["timeout", "30000 ms from arrival to response"],
-        ["required", "no: the server can be ready without it"],
-    ]
-
-
-def test_check_prints_the_lengths(write: Write) -> None:
-    assert (
-        "4: rows [1, 2] x lengths [16, 32]"
-        in brim("check", write(f"{PUPPET}lengths = [16, 32]\n")).output
-    )
-
-
-def test_check_says_which_optional_model_will_fail(write: Write) -> None:
-    file = write(
-        f'{PUPPET}[[models]]\nname = "d"\nfamily = "digits"\npath = "[/gone]"\nrequired = false\n'
-    )
-    result = brim("check", file)
-    assert result.exit_code == 0
-    (line,) = [line for line in result.output.splitlines() if "will fail" in line]
-    assert "path: got '[/gone]', expected an existing file or directory; " in line
-    assert line.rstrip().endswith("is not there; the model is not required")
-
-
-def test_check_of_the_demo_is_valid() -> None:
-    assert "is valid: 2 models" in brim("check", ROOT / "configs/demo.toml").output
-
-
-def test_a_path_is_printed_unchanged(tmp_path: Path) -> None:
-    odd = tmp_path / "[bold]" / "[/]" / "x.toml"
-    odd.parent.mkdir(parents=True)
-    odd.write_text(PUPPET)
-    assert f"{odd} is valid" in brim("check", odd).output
 
 
 # --- serve ----------------------------------------------------------------------------------------
@@ -289,13 +207,3 @@ def test_a_wrong_config_starts_no_thread_and_does_not_import_jax(
     assert ended.stdout == "2 False 1\n"
     assert ended.stderr.startswith("brim: ")
     assert ended.stderr.count("\n") == 1
-
-
-def test_check_of_a_good_config_does_not_import_jax_either() -> None:
-    script = (
-        "import sys\n"
-        "from app.cli.main import main\n"
-        "main(['check', 'configs/demo.toml'], standalone_mode=False)\n"
-        "assert 'jax' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)

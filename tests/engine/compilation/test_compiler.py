@@ -248,27 +248,27 @@ def returns(outputs: Callable[[Any], Mapping[str, Any]]) -> Model:
 BROKEN_SIGNATURES = [
     pytest.param(
         returns(lambda x: {"z": x}),
-        r"apply gave \['z'\], but the spec states 'y'",
+        "apply returned 'z', without the output 'y' of the spec: return {'y': ...}",
         id="a-missing-output",
     ),
     pytest.param(
         puppet_model(apply=lambda _params, inputs: inputs["x"]),
-        "apply gave a .*Tracer, not a dict of named outputs",
+        "apply returned one array, not a dict of named outputs: return {'y': ...}",
         id="an-output-without-its-name",
     ),
     pytest.param(
         returns(lambda x: {"y": x[:, :1]}),
-        r"output 'y' of bucket 4 is float32\[4, 1\], but the spec states float32\[4, 2\]",
+        r"output 'y' of bucket 4 is FP32 \[4, 1\], but the spec states FP32 \[4, 2\]",
         id="another-shape",
     ),
     pytest.param(
         returns(lambda x: {"y": x[0]}),
-        r"output 'y' of bucket 4 is float32\[2\], but the spec states float32\[4, 2\]",
+        r"output 'y' of bucket 4 is FP32 \[2\], but the spec states FP32 \[4, 2\]: the first axis ",
         id="no-rows-axis",
     ),
     pytest.param(
         returns(lambda x: {"y": x.astype(jnp.int32)}),
-        r"output 'y' of bucket 4 is int32\[4, 2\], but the spec states float32\[4, 2\]",
+        r"output 'y' of bucket 4 is INT32 \[4, 2\], but the spec states FP32 \[4, 2\]: cast it",
         id="another-dtype",
     ),
 ]
@@ -307,10 +307,10 @@ def test_a_dynamic_output_follows_the_length_of_its_bucket() -> None:
     compiler = JaxCompiler(model)
     executable = compiler.compile(Bucket(2, 3))
     answer = executable.launch(
-        compiler.weights, {"x": np.arange(6, dtype=np.int32).reshape(2, 3)}
+        compiler.weights, {"x": np.arange(6, dtype=np.int64).reshape(2, 3)}
     ).result()
     assert answer["y"].tolist() == [[0, 2, 4], [6, 8, 10]]
-    assert executable.memory.inputs == 2 * 3 * 4
+    assert executable.memory.inputs == 2 * 3 * 8
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
@@ -339,3 +339,87 @@ def test_what_a_callback_of_a_program_raises_stays_in_the_log(
         assert said.rsplit(maxsplit=1)[-1][:8] in caplog.text
         assert error.__name__ in caplog.text
         assert submit(client, "puppet", rows(1.0)).result()["y"].tolist() == [[2.0, -2.0]]
+
+
+# --- 64 bits --------------------------------------------------------------------------------------
+
+
+def doubling(datatype_in: str, datatype_out: str, function: Callable[[Any], Any]) -> Model:
+    return Model(
+        apply=lambda _params, inputs: {"y": function(inputs["x"])},
+        params={"unused": np.ones(2)},
+        inputs=(TensorSpec("x", datatype_in, (2,)),),
+        outputs=(TensorSpec("y", datatype_out, (2,)),),
+    )
+
+
+LARGE = 2**31 - 2
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "row"),
+    [
+        pytest.param(doubling("INT64", "INT64", lambda x: 2 * x), LARGE, [2 * LARGE] * 2, id="x2"),
+        pytest.param(
+            doubling("INT64", "INT64", lambda x: jnp.cumsum(x, axis=1)),
+            LARGE,
+            [LARGE, 2 * LARGE],
+            id="sum",
+        ),
+        pytest.param(
+            doubling("INT64", "INT64", lambda x: x), 2**62 + 1, [2**62 + 1] * 2, id="as-it-is"
+        ),
+        pytest.param(
+            doubling("INT32", "INT64", lambda x: 2 * x.astype(jnp.int64)),
+            LARGE,
+            [2 * LARGE] * 2,
+            id="cast-by-the-model",
+        ),
+        pytest.param(
+            doubling("UINT64", "UINT64", lambda x: 3 * x), 2**62, [3 * 2**62] * 2, id="unsigned"
+        ),
+        pytest.param(
+            doubling("FP64", "FP64", lambda x: x + 1), 2.0**53 - 1, [2.0**53] * 2, id="float"
+        ),
+    ],
+)
+def test_a_64_bit_output_is_computed_in_64_bits(
+    model: Model, value: float, row: list[float], serving: Any
+) -> None:
+    """In 32 bits 2 * (2**31 - 2) is -4, and JAX says nothing."""
+    dtype = model.signature.inputs[0].dtype
+    with serving(puppet_config(rows=(1, 2)), load=lambda _config: model) as client:
+        assert client.ready, client.endpoint("puppet").snapshot().reason
+        got = client.infer("puppet", {"x": np.full((3, 2), value, dtype)})["y"]
+    assert got.tolist() == [row] * 3
+    assert got.dtype == model.signature.outputs[0].dtype
+
+
+@pytest.mark.parametrize("globally", [False, True], ids=["jax-in-32-bits", "jax-in-64-bits"])
+def test_a_model_without_a_64_bit_output_computes_in_32_bits_whatever_the_process_has_set(
+    globally: bool, serving: Any
+) -> None:
+    model = doubling("INT64", "FP32", lambda x: x * jnp.ones(2))
+    with jax.enable_x64(globally):
+        compiler = JaxCompiler(model)
+        executable = compiler.compile(Bucket(1))
+    assert [leaf.dtype for leaf in compiler.weights.leaves] == [np.float32]
+    answer = executable.launch(compiler.weights, {"x": np.full((1, 2), 7, np.int32)}).result()
+    assert answer["y"].tolist() == [[7, 7]]
+    assert model.signature.inputs[0].limits == (-(2**31), 2**31 - 1)
+
+
+def test_weights_of_another_kind_than_the_64_bit_output_stay_in_32_bits() -> None:
+    model = Model(
+        apply=lambda params, inputs: {
+            "label": (inputs["x"] @ params["w"]).argmax(axis=1),
+            "scores": inputs["x"] @ params["w"],
+        },
+        params={"w": np.ones((2, 3)), "count": np.array([2**40])},
+        inputs=(TensorSpec("x", "FP32", (2,)),),
+        outputs=(TensorSpec("label", "INT64"), TensorSpec("scores", "FP32", (3,))),
+    )
+    compiler = JaxCompiler(model)
+    dtypes = {str(leaf.dtype) for leaf in compiler.weights.leaves}
+    assert dtypes == {"float32", "int64"}
+    compiler.compile(Bucket(1))

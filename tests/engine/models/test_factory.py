@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,14 @@ def wrong():
 
 def broken():
     raise RuntimeError("out of paper")
+
+
+def needs(weights: "str"):
+    pass
+
+
+def forgets():
+    times()
 
 
 number = 3
@@ -126,11 +135,29 @@ def test_a_missing_module_is_named_by_the_check(configure: Configure, module: st
             "my_models:wrong",
             {},
             LoadError,
-            "my_models:wrong returned dict, not a Model",
+            "my_models:wrong returned a dict, not a Model: it returns brim.Model(",
             id="dict",
         ),
         pytest.param(
-            "my_models:times", {"size": 1}, TypeError, "'size'", id="an-option-it-does-not-take"
+            "my_models:times",
+            {"size": 1},
+            LoadError,
+            "my_models:times takes (factor=2), but options has 'size'",
+            id="an-option-it-does-not-take",
+        ),
+        pytest.param(
+            "my_models:needs",
+            {},
+            LoadError,
+            "my_models:needs takes (weights: 'str'), but options has nothing",
+            id="an-option-it-needs",
+        ),
+        pytest.param(
+            "my_models:forgets",
+            {},
+            LoadError,
+            "my_models:forgets returned nothing, not a Model",
+            id="nothing",
         ),
         pytest.param("my_models:broken", {}, RuntimeError, "out of paper", id="it-raises"),
     ],
@@ -144,7 +171,7 @@ def test_a_factory_that_gives_no_model_fails_it_and_says_why(
     said: str,
 ) -> None:
     config = configure(factory, **options)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=re.escape(said)):
         models.load(config)
     with serving(config) as client:
         snapshot = client.endpoint("mine").snapshot()

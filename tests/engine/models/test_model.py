@@ -63,6 +63,11 @@ def test_with_hooks_the_device_has_tensors_of_its_own() -> None:
         ),
         pytest.param({"inputs": (TEXT,)}, "text: BYTES cannot go to a device", id="bytes-in"),
         pytest.param({"outputs": (TEXT,)}, "text: BYTES cannot go to a device", id="bytes-out"),
+        pytest.param(
+            {"outputs": (TensorSpec("y", "FP32", (2,), low=0),)},
+            "y: low and high are for inputs, not for outputs",
+            id="range-of-an-output",
+        ),
     ],
 )
 def test_a_model_that_could_not_be_served_is_refused(changes: dict[str, Any], problem: str) -> None:

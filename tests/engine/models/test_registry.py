@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -15,6 +16,8 @@ from engine.models.processor import HostProcessor
 from engine.models.registry import FAMILIES
 from engine.models.tensors import LENGTH, TensorSpec
 from engine.testing import PUPPET_SPEC_IN, puppet_model
+
+ROOT: Final = Path(__file__).parents[3]
 
 
 def config_of(source: Source, **changes: Any) -> ModelConfig:
@@ -67,6 +70,13 @@ def test_a_family_that_cannot_load_fails_its_model_and_every_request_gets_the_re
         assert not client.ready
         with pytest.raises(ModelFailed, match="/nowhere/weights is not there"):
             client.infer("some", {})
+
+
+def test_lengths_are_refused_where_no_axis_of_the_family_is_dynamic() -> None:
+    source = Source(family="digits", path=str(ROOT / "examples/digits/digits.safetensors"))
+    assert models.check(config_of(source)).tensors
+    with pytest.raises(ConfigError, match=r"lengths: got \[8\], expected none: no input has a dyn"):
+        models.check(config_of(source, lengths=(8,)))
 
 
 # --- what OpenAI's route needs --------------------------------------------------------------------

@@ -71,6 +71,46 @@ def test_bytes_on_the_device_are_those_of_the_narrow_type() -> None:
     assert SCALE.nbytes(rows=5, length=None) == 5 * 4
 
 
+@pytest.mark.parametrize(
+    ("spec", "limits"),
+    [
+        pytest.param(TensorSpec("x", "INT32"), None, id="the-datatype-s-own"),
+        pytest.param(TensorSpec("x", "INT32", low=0, high=9), (0, 9), id="both"),
+        pytest.param(TensorSpec("x", "INT32", low=0), (0, 2**31 - 1), id="from"),
+        pytest.param(TensorSpec("x", "UINT8", high=9), (0, 9), id="to"),
+        pytest.param(TensorSpec("x", "INT64"), (-(2**31), 2**31 - 1), id="narrowed"),
+        pytest.param(TensorSpec("x", "INT64", low=1), (1, 2**31 - 1), id="narrowed-from"),
+        pytest.param(TensorSpec("x", "BF16", low=0.5, high=1.5), (0.5, 1.5), id="bfloat16"),
+    ],
+)
+def test_a_spec_knows_the_range_of_its_values(
+    spec: TensorSpec, limits: tuple[float, float] | None
+) -> None:
+    assert spec.limits == limits
+
+
+@pytest.mark.parametrize(
+    ("datatype", "low", "high", "problem"),
+    [
+        pytest.param("BOOL", 0, 1, "x: BOOL has no low and no high", id="booleans"),
+        pytest.param("BYTES", None, 1, "x: BYTES has no low and no high", id="texts"),
+        pytest.param("INT32", 2, 1, "low 2 and high 1 do not fit, .* low <= high", id="empty"),
+        pytest.param("UINT8", -1, None, "expected whole numbers 0 to 255", id="below"),
+        pytest.param("UINT8", 0, 256, "expected whole numbers 0 to 255", id="beyond"),
+        pytest.param("INT32", 0.5, 9, "expected whole numbers -2147483648 to", id="fraction"),
+        pytest.param("INT64", 0, 2**31, "expected whole numbers -2147483648 to", id="64-bits"),
+        pytest.param("FP16", 0, 1e6, "expected numbers from -65504 to 65504", id="half"),
+        pytest.param("FP32", float("nan"), 1, "low nan and high 1 do not fit", id="nan"),
+        pytest.param("FP32", float("-inf"), 1, "low -inf and high 1 do not fit", id="infinite"),
+    ],
+)
+def test_a_range_that_the_datatype_does_not_have_is_refused(
+    datatype: str, low: float | None, high: float | None, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        TensorSpec("x", datatype, low=low, high=high)
+
+
 # --- a request ----------------------------------------------------------------------------------
 
 
@@ -182,7 +222,7 @@ def test_arrays_that_fit_say_how_large_the_request_is(
             [IDS],
             {"ids": np.array([[0, 2**31]], np.int64)},
             "ids",
-            "value 2147483648 is out of range; this model computes in 32 bits, "
+            "value 2147483648 in row 0 is out of range; this model computes in 32 bits, "
             "expected -2147483648 to 2147483647",
             id="integer-above-32-bits",
         ),
@@ -190,14 +230,14 @@ def test_arrays_that_fit_say_how_large_the_request_is(
             [IDS],
             {"ids": np.array([[-(2**31) - 1]], np.int64)},
             "ids",
-            "value -2147483649 is out of range",
+            "value -2147483649 in row 0 is out of range",
             id="integer-below-32-bits",
         ),
         pytest.param(
             [TensorSpec("n", "UINT64")],
             {"n": np.array([2**32], np.uint64)},
             "n",
-            "value 4294967296 is out of range; this model computes in 32 bits, "
+            "value 4294967296 in row 0 is out of range; this model computes in 32 bits, "
             "expected 0 to 4294967295",
             id="unsigned-above-32-bits",
         ),
@@ -249,10 +289,88 @@ def test_without_a_limit_any_length_will_do() -> None:
 def test_a_wide_float_may_be_rounded_on_the_device_but_not_become_infinite() -> None:
     spec = TensorSpec("x", "FP64", (1,))
     validate([spec], {"x": np.array([[0.1], [np.inf], [np.nan], [3e38]])})
-    with pytest.raises(InvalidRequest, match=r"x: value 1e\+39 is out of range; .* 32 bits"):
+    with pytest.raises(
+        InvalidRequest, match=r"x: value 1e\+39 in row 0 is out of range; .* 32 bits"
+    ):
         validate([spec], {"x": np.array([[1e39]])})
 
 
 def test_a_tensor_without_a_finite_value_has_none_that_is_out_of_range() -> None:
     array = np.array([[np.nan], [np.inf]])
     assert validate([TensorSpec("x", "FP64", (1,))], {"x": array}) == Extent(2, None)
+
+
+TOKENS = TensorSpec("tokens", "INT64", (LENGTH,), low=0, high=499)
+PIXELS = TensorSpec("pixels", "FP32", (2,), low=0, high=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "array"),
+    [
+        pytest.param(TOKENS, np.array([[0, 499], [3, 4]], np.int64), id="both-ends"),
+        pytest.param(PIXELS, np.array([[0, 1]], np.float32), id="floats"),
+        pytest.param(TOKENS, np.zeros((1, 0), np.int64), id="no-values"),
+        pytest.param(
+            TensorSpec("x", "FP64"), np.array([np.inf, np.nan, 1e38]), id="narrowed-not-finite"
+        ),
+        pytest.param(TensorSpec("x", "BF16", low=0), np.ones(2, ml_dtypes.bfloat16), id="bfloat16"),
+    ],
+)
+def test_values_in_the_range_are_accepted(spec: TensorSpec, array: Any) -> None:
+    validate([spec], {spec.name: array})
+
+
+@pytest.mark.parametrize(
+    ("spec", "array", "problem"),
+    [
+        pytest.param(
+            TOKENS,
+            np.array([[1, 2], [3, 500]], np.int64),
+            "value 500 in row 1 is out of range, expected 0 to 499",
+            id="beyond",
+        ),
+        pytest.param(
+            TOKENS,
+            np.array([[1, 2], [3, -1], [500, 500]], np.int64),
+            "value -1 in row 1 is out of range, expected 0 to 499",
+            id="the-first-of-several",
+        ),
+        pytest.param(
+            TOKENS,
+            np.array([[2**40]], np.int64),
+            "value 1099511627776 in row 0 is out of range, expected 0 to 499",
+            id="beyond-32-bits",
+        ),
+        pytest.param(
+            PIXELS,
+            np.array([[0, 0], [1, np.nan]], np.float32),
+            "value nan in row 1 is out of range, expected 0 to 1",
+            id="nan",
+        ),
+        pytest.param(
+            PIXELS,
+            np.array([[np.inf, 0]], np.float32),
+            "value inf in row 0 is out of range, expected 0 to 1",
+            id="infinity",
+        ),
+        pytest.param(
+            TensorSpec("x", "INT8", low=0),
+            np.array([5, -3], np.int8),
+            "value -3 in row 1 is out of range, expected 0 to 127",
+            id="rows-of-one-value",
+        ),
+        pytest.param(
+            TensorSpec("x", "INT64"),
+            np.array([1, 2**31], np.int64),
+            "value 2147483648 in row 1 is out of range; this model computes in 32 bits, "
+            "expected -2147483648 to 2147483647",
+            id="narrowed",
+        ),
+    ],
+)
+def test_a_value_out_of_the_range_is_refused_with_its_row(
+    spec: TensorSpec, array: Any, problem: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        validate([spec], {spec.name: array})
+    assert (raised.value.field, raised.value.problem) == (spec.name, problem)

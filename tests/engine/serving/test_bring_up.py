@@ -123,19 +123,22 @@ def test_a_model_that_fails_to_start_gives_every_client_the_reason(
         pytest.param(
             puppet_model(inputs=(IDS,)),
             {},
-            "ValueError: the model has a dynamic axis; the config needs lengths = [...]",
+            "LoadError: input 'ids' has the shape (-1,), where -1 is LENGTH, a dynamic axis: the "
+            "config needs lengths, as lengths = [32, 128]; if it is meant as the batch axis, leave "
+            "it out: ()",
             id="a-dynamic-axis-and-no-lengths",
         ),
         pytest.param(
             puppet_model(),
             {"lengths": (8,)},
-            "ValueError: the model has no dynamic axis; the config must not give lengths",
+            "LoadError: the config gives lengths = [8], but no input has a dynamic axis: x (2,). "
+            "Write LENGTH where the lengths belong",
             id="lengths-and-no-dynamic-axis",
         ),
         pytest.param(
             puppet_model(inputs=(IDS,), max_length=8),
             {"lengths": (8, 9)},
-            "ValueError: lengths reach 9, but the model's own limit is 8",
+            "LoadError: lengths reach 9, but the model's own limit is 8",
             id="longer-than-the-model-can",
         ),
     ],

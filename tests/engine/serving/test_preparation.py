@@ -12,9 +12,9 @@ import pytest
 from engine.errors import BrimError, ExecutionFailed, InvalidRequest, RequestTooLarge, Shed
 from engine.models.model import Model
 from engine.models.processor import Prepared
-from engine.models.tensors import Arrays
+from engine.models.tensors import Arrays, TensorSpec
 from engine.telemetry.snapshots import Counts
-from engine.testing import puppet_model, rows
+from engine.testing import PUPPET_SPEC_IN, puppet_model, rows
 from tests.engine.serving.rig import IDS, PATIENCE_S, Life, LifeMaker, raises, refusal
 
 
@@ -49,6 +49,27 @@ def test_too_many_rows_are_refused_before_their_preprocess(live: LifeMaker) -> N
     refused = refusal(life.bring_up(), rows(*range(5)))
     assert isinstance(refused, RequestTooLarge)
     assert not refused.retry
+
+
+TOKENS = TensorSpec("ids", "INT64", (2,), low=0, high=499)
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["device-input", "input-of-a-hook"])
+def test_a_value_out_of_the_models_range_is_refused_before_the_queue(
+    live: LifeMaker, hooked: bool
+) -> None:
+    hook = {
+        "preprocess": lambda inputs: Prepared({"x": inputs["ids"].astype(np.float32)}),
+        "device_inputs": (PUPPET_SPEC_IN,),
+    }
+    life = live(puppet_model(inputs=(TOKENS,), **(hook if hooked else {})))
+    life.compiler.function = lambda inputs: {"y": next(iter(inputs.values())) * np.float32(2)}
+    life.bring_up()
+    error = refusal(life, {"ids": np.array([[0, 499], [1, 500]], np.int64)})
+    assert isinstance(error, InvalidRequest)
+    assert str(error) == "ids: value 500 in row 1 is out of range, expected 0 to 499"
+    assert life.counts == Counts(*[0] * len(fields(Counts)))
+    assert life.infer({"ids": np.array([[0, 499]], np.int64)})["y"].tolist() == [[0, 998]]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from engine.transport.protocol.layout import Layout, Layouts, pack, unpack
 IDS = TensorSpec("ids", "INT64", (LENGTH,))
 FLAG = TensorSpec("flag", "BOOL")
 STATES = TensorSpec("states", "FP16", (LENGTH, 3))
-LABEL = TensorSpec("label", "INT64")
+LABEL = TensorSpec("label", "INT32")
 SIGNATURE = Signature((IDS, FLAG), (STATES, LABEL), (IDS, FLAG), (STATES, LABEL))
 
 
@@ -31,7 +31,7 @@ def test_arrays_lie_behind_each_other_and_come_back_as_they_were(rows: int, leng
     }
     outputs = {
         "states": rng.normal(size=(rows, length, 3)).astype(np.float16),
-        "label": rng.integers(-(2**63), 2**63 - 1, rows),
+        "label": rng.integers(-(2**31), 2**31, rows, np.int32),
     }
     layout.write(buffer, begin, inputs)
     for field in layout.outputs:
@@ -45,6 +45,14 @@ def test_arrays_lie_behind_each_other_and_come_back_as_they_were(rows: int, leng
         assert view.dtype == outputs[name].dtype
     assert not any(buffer[:begin])
     assert not any(buffer[begin + layout.size :])
+
+
+def test_the_inputs_of_a_model_with_a_64_bit_output_keep_their_bits() -> None:
+    signature = Signature(
+        (IDS,), (TensorSpec("sum", "INT64"),), (IDS,), (TensorSpec("sum", "INT64"),)
+    )
+    (ids,) = Layouts(signature).of(2, 3).inputs
+    assert ids.dtype == np.int64
 
 
 def test_every_array_is_aligned() -> None:

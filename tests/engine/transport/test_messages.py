@@ -101,6 +101,11 @@ def test_the_address_has_no_file() -> None:
 
 IDS = TensorSpec("ids", "INT64", (LENGTH,), pad=7, nonfinite=True, normalized=True)
 TEXT = TensorSpec("text", "BYTES", (2, 3))
+RANGES = (
+    TensorSpec("count", "UINT64", low=1, high=2**32 - 1),
+    TensorSpec("share", "FP32", low=0.25),
+    TensorSpec("code", "INT8", high=7),
+)
 COSTS = CostTable({Bucket(2, 4): 0.5}).lines()
 
 
@@ -116,7 +121,9 @@ COSTS = CostTable({Bucket(2, 4): 0.5}).lines()
 def test_an_offer_has_the_signature_and_says_where_hooks_run(
     pair: Pair, processor: HostProcessor, host: str, hooked: bool
 ) -> None:
-    signature = Signature((TEXT,), (IDS,), (IDS,), (IDS, IDS), 9, {"text": [["a", 1]]}, "other")
+    signature = Signature(
+        (TEXT, *RANGES), (IDS,), (IDS, *RANGES), (IDS, IDS), 9, {"text": [["a", 1]]}, "other"
+    )
     pair[0].send(Offer.of("m", ModelInterface("1", signature, processor, host), COSTS))
     received = pair[1].receive()
     assert received is not None

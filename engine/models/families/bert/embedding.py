@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -110,6 +111,8 @@ def load(config: ModelConfig) -> Model:
             pooled = encoder(inputs["ids"], inputs["mask"])
         return {"embedding": pooled[:, : directory.width]}
 
+    ids, mask = DEVICE_INPUTS
+
     def golden(rng: np.random.Generator, length: int | None) -> Arrays:
         return {
             "ids": rng.integers(0, directory.shape.vocabulary, length, dtype=np.int32),
@@ -126,7 +129,7 @@ def load(config: ModelConfig) -> Model:
         inputs=WIRE_INPUTS,
         outputs=(_output(directory),),
         host=f"{__name__}:host",
-        device_inputs=DEVICE_INPUTS,
+        device_inputs=(replace(ids, low=0, high=directory.shape.vocabulary - 1), mask),
         golden=golden,
         edges=edges,
         example={"text": ["full to the brim"]},

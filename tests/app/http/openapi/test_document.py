@@ -30,7 +30,7 @@ IDS = TensorSpec("ids", "INT64", (LENGTH,))
 
 
 def lengths(inputs: Arrays) -> Prepared:
-    (texts,) = inputs.values()
+    *_, texts = inputs.values()
     return Prepared({"x": np.array([[len(text), 0] for text in texts], np.float32)})
 
 
@@ -41,7 +41,9 @@ def load(config: ModelConfig) -> Model:
         "plain": puppet_model(example={"x": [[1.0, -1.0]]}),
         "texts": puppet_model(inputs=(TEXT,), example={"text": ["full to the brim"]}, **hook),
         "halves": puppet_model(
-            inputs=HALVES, example={"half": [], "brain": [], "text": []}, **hook
+            inputs=HALVES,
+            example={"half": [[1, 2, 3, 4]], "brain": [[1, 2, 3, 4]], "text": ["a"]},
+            **hook,
         ),
         "ids": puppet_model(inputs=(IDS,), example={"ids": [[1, 2, 3]]}, **hook),
     }

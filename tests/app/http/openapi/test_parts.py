@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.http.openapi.parts import as_openapi_3_0
+from app.http.openapi.parts import as_openapi_3_0, request_schema
+from engine.models.tensors import TensorSpec
+from engine.testing import puppet_model
 
 NULL = {"type": "null"}
 TEXT = {"type": "string"}
@@ -61,3 +63,23 @@ NUMBER = {"type": "number"}
 )
 def test_a_schema_means_the_same_in_the_older_dialect(written: Any, read: Any) -> None:
     assert as_openapi_3_0(written) == read
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        (TensorSpec("x", "INT64", (4,)), {"type": "integer"}),
+        (
+            TensorSpec("x", "INT64", (4,), low=0, high=499),
+            {"type": "integer", "minimum": 0, "maximum": 499},
+        ),
+        (TensorSpec("x", "FP32", high=1.5), {"type": "number", "maximum": 1.5}),
+    ],
+    ids=["none", "both-ends", "one-end"],
+)
+def test_the_range_of_an_input_is_in_its_schema(spec: TensorSpec, values: dict[str, Any]) -> None:
+    schema = request_schema(puppet_model(inputs=(spec,)).signature)
+    (tensor,) = schema["properties"]["inputs"]["items"]["oneOf"]
+    data, _null = tensor["properties"]["data"]["anyOf"]
+    flat, _nested = data["items"]["oneOf"]
+    assert flat == values

@@ -135,7 +135,7 @@ def test_lengths_are_refused_because_an_image_has_none(serving: Any) -> None:
     with serving(config_of(lengths=(8,))) as client:
         snapshot = client.endpoint("digits").snapshot()
         assert snapshot.state is ModelState.FAILED
-        assert "no dynamic axis" in (snapshot.reason or "")
+        assert "no input has a dynamic axis" in (snapshot.reason or "")
 
 
 def test_a_checksum_that_is_not_that_of_the_file_fails_the_check() -> None:
