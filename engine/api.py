@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from engine.transport.client.shared_memory_client import SharedMemoryClient
     from engine.transport.protocol.status import StatusPage
     from engine.transport.server.engine_server import EngineServer
+    from engine.transport.server.hooks import HookThreads
 
 
 class PendingResult(Protocol):
@@ -254,14 +255,18 @@ def engine_server(
     make_client: Callable[[Observer], InProcessClient],
     listener: socket.socket,
     page_fd: int,
+    threads: HookThreads,
     drain_s: float,
 ) -> EngineServer:
-    """Serves the engine that `make_client(observer)` makes to other processes."""
+    """Serves the engine that `make_client(observer)` makes to other processes. `threads` run the
+    hooks that cannot run in these.
+    """
     from engine.transport.protocol.memory import SharedMemory
     from engine.transport.protocol.status import StatusPage
     from engine.transport.server.engine_server import EngineServer
 
-    return EngineServer(make_client, listener, StatusPage(SharedMemory(page_fd)), drain_s)
+    page = StatusPage(SharedMemory(page_fd))
+    return EngineServer(make_client, listener, page, threads, drain_s)
 
 
 def shared_memory_client(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from app.hosting.engine_process import HookThreads
 from engine.models.config import ModelConfig
 from engine.models.model import Model
 from engine.models.tensors import Arrays
@@ -62,7 +63,10 @@ class Rig:
                 **self._options,
             )
 
-        self.server = EngineServer(make, self.listener.dup(), self.page, drain_s=PATIENCE_S)
+        self.threads = HookThreads(threads=2)
+        self.server = EngineServer(
+            make, self.listener.dup(), self.page, self.threads, drain_s=PATIENCE_S
+        )
         self.thread = threading.Thread(target=self.server.run, name="brim-server", daemon=True)
         self.thread.start()
 

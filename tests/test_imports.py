@@ -33,7 +33,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
     "asyncio": "app.cli.bench.process",
     "atexit": "app.hosting",
     "click": "app.cli",
-    "concurrent": "engine.serving engine.transport.server.hooks",
+    "concurrent": "engine.serving",
     "ctypes": "app.cli.bench.process",
     "flask": "app.hosting app.http app.telemetry",
     "flax": "engine.models.families engine.models.weights",

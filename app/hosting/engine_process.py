@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -23,9 +24,12 @@ from typing_extensions import override
 
 from app.hosting.logs import configure_logging
 from app.hosting.terminal import StartupDisplay
+from app.http.dispatch.lane_errors import error_of
 from app.settings import Settings, exit_with, load
+from app.worker.calls.job import Job
+from app.worker.calls.pool import Pool
 from engine import api
-from engine.api import ConfigError, InProcessClient, Observer, Observers
+from engine.api import BrimError, ConfigError, InProcessClient, Observer, Observers
 
 log = logging.getLogger("brim.engine")
 
@@ -41,6 +45,10 @@ DRAIN_SHARE: Final = 0.8
 last responses, before gunicorn closes the connections."""
 
 
+HOOK_THREADS: Final = 8
+"""For each model. More threads that compute at the same time are slower."""
+
+
 class Start(msgspec.Struct):
     """What the process is given: the configuration as the master has read it."""
 
@@ -52,6 +60,22 @@ class Start(msgspec.Struct):
     def settings(self) -> Settings:
         """The settings. Raises `ConfigError`: files may have changed since the master read them."""
         return load(self.file, text=self.text)
+
+
+class HookThreads(Pool):
+    """Threads for the hooks beside the engine: a lane for each model, as in the HTTP processes."""
+
+    def __init__(self, threads: int = HOOK_THREADS) -> None:
+        super().__init__(threads)
+
+    def job(self, call: Callable[[], object], deadline: float) -> Job:
+        """A call that is worth nothing after `deadline`."""
+        return Job(call, deadline)
+
+    def make(self, lane: str, job: Job, *, first: bool = False) -> BrimError | None:
+        """Make a call. Returns the engine's error if it is refused."""
+        refusal = self.submit(lane, job, first=first)
+        return None if refusal is None else error_of(refusal, job.deadline - time.monotonic())
 
 
 class GarbageCollectorPause(Observer):
@@ -111,7 +135,8 @@ def run(listener: int, page: int, told: int) -> None:
         return make_engine(settings, Observers([observer, Tell(told)]), start.url)
 
     drain_s = DRAIN_SHARE * settings.graceful_timeout_s
-    server = api.engine_server(make, socket.socket(fileno=listener), page, drain_s)
+    sock = socket.socket(fileno=listener)
+    server = api.engine_server(make, sock, page, HookThreads(), drain_s)
     signal.signal(signal.SIGTERM, lambda _number, _frame: server.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the master, which decides
     threading.Thread(target=_until_alone, args=(server.retire,), daemon=True).start()

@@ -55,6 +55,9 @@ def _metrics(model: ModelSnapshot, slo_s: float) -> Iterator[Row]:
     yield GAUGE, "brim_model_ready", "1 while the model serves", model.serving
     yield GAUGE, "queue_depth", "Rows in the queue now", load.queued_rows
     yield GAUGE, "brim_batches_in_flight", "Batches on the device now", load.batches_in_flight
+    hooks = {state: getattr(load.hooks, state) for state in ("waiting", "busy", "stuck")}
+    text = "Hooks in the engine's process that wait, run, or have passed their deadline"
+    yield GAUGE, "brim_engine_hooks", text, hooks, "state"
     yield GAUGE, "brim_slo_seconds", "The configured p99 objective", slo_s
     seconds = {str(Bucket(cost.rows, cost.length)): cost.measured_s for cost in model.cost_table}
     text = "Seconds of one batch, measured at warm-up"

@@ -112,6 +112,18 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksSnapshot:
+    """What the threads for a model's hooks in this process do. `stuck` are those whose request was
+    given up and whose hook has not returned; `blocked`: all of them hang.
+    """
+
+    waiting: int = 0
+    busy: int = 0
+    stuck: int = 0
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSnapshot:
     """What is queued and what is in flight.
 
@@ -134,6 +146,7 @@ class LoadSnapshot:
     places_taken: int = 0
     divided: int = 0
     hung: bool = False
+    hooks: HooksSnapshot = HooksSnapshot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +221,14 @@ class ModelStatus:
 
     @property
     def serving(self) -> bool:
-        """READY, and no batch has been in flight for longer than any batch can take."""
-        return self.state is ModelState.READY and self.load.stalled_s == 0.0
+        """READY, no batch has been in flight for longer than any batch can take, and there is a
+        thread for its hooks.
+        """
+        return (
+            self.state is ModelState.READY
+            and self.load.stalled_s == 0.0
+            and not self.load.hooks.blocked
+        )
 
     @property
     def dead(self) -> bool:

@@ -7,20 +7,13 @@ from contextlib import suppress
 
 from app.http import errors, hooks
 from app.http.dispatch.direct import DirectRequest
+from app.http.dispatch.lane_errors import error_of
 from app.http.dispatch.routing import RememberingMap
 from app.http.hooks import HttpMetrics
 from app.http.responses.prepared import Environ, StartResponse
-from app.worker.calls.refusal import Reason, Refusal
+from app.worker.calls.refusal import Refusal
 from app.worker.suspension import EXCHANGE, Exchange
-from engine.api import (
-    BrimError,
-    DeadlineExceeded,
-    EngineClient,
-    NoThread,
-    Shed,
-    TooManyWaiting,
-    UnknownModel,
-)
+from engine.api import EngineClient, UnknownModel
 
 
 class LaneRefusals:
@@ -48,22 +41,3 @@ class LaneRefusals:
         rule = None if known is None else known.rule.rule
         hooks.note(self._metrics, request, response, environ["REQUEST_METHOD"], str(rule))
         return response(environ, start_response)
-
-
-def error_of(refusal: Refusal, allowed_s: float) -> BrimError:
-    """The engine's error for the same reason, of a request with so much time for its answer."""
-    reason, retry_s, lane, waiting = refusal
-    behind = f"{waiting} requests wait for a thread of {lane!r}"
-    match reason:
-        case Reason.EXPIRED:
-            return DeadlineExceeded(f"no answer within {allowed_s:.3g} s")
-        case Reason.LATE:
-            text = f"an answer within {allowed_s:.3g} s cannot be promised: it may take"
-            return Shed(f"{text} {allowed_s + retry_s:.3g} s, {behind}", retry_s)
-        case Reason.FULL:
-            return TooManyWaiting(f"{behind} already", retry_s)
-        case Reason.STUCK:
-            hang = f"all threads of {lane!r} are in calls that have passed their deadlines"
-            return NoThread(hang, retry_s)
-        case Reason.NO_THREAD:
-            return NoThread(f"the system starts no thread for {lane!r}", retry_s)

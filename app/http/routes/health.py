@@ -107,6 +107,8 @@ def _ready(status: EngineStatus) -> bool:
 def _progress(stats: ModelStatus, stuck: int) -> ModelProgress:
     progress, reason = stats.progress, _problem(stats)
     expected = progress.expected_s
+    hooks = stats.load.hooks
+    stuck = stuck or (hooks.stuck if hooks.blocked else 0)
     if stuck:
         reason = f"{stuck} calls of its hooks have passed their deadlines and hold all threads"
     return ModelProgress(

@@ -7,6 +7,8 @@ from typing import Final
 
 SHARE: Final = 0.1
 """The part of the newest call in the mean: some ten calls are remembered."""
+OUTLIER: Final = 4.0
+"""A call counts as at most so many times the mean: one that hung says nothing of the others."""
 
 
 class MeanSeconds:
@@ -18,6 +20,8 @@ class MeanSeconds:
 
     def add(self, seconds: float) -> None:
         """A call took so long."""
+        if self._count:
+            seconds = min(seconds, OUTLIER * self.value)
         self._count += 1
         self.value += (seconds - self.value) * max(SHARE, 1 / self._count)
 

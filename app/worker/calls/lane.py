@@ -18,8 +18,8 @@ log = logging.getLogger("brim.app")
 
 MOST_WAITING: Final = 4096
 """Calls that wait in one lane."""
-STUCK_RETRY_S: Final = 30.0
-"""When another try makes sense, where all threads hang."""
+HANGS_S: Final = 5.0
+"""A call that was given up hangs, and is not just late, when it has run for so long."""
 RETRY_S: Final = 1.0
 
 
@@ -27,7 +27,7 @@ class LaneLoad(NamedTuple):
     """What a lane does at this moment.
 
     `busy`: threads in a call. `stuck`: those of them whose call was given up and has not returned.
-    `blocked`: all threads that the lane may have are stuck.
+    `blocked`: that is so of all threads that the lane may have, and each call hangs.
     """
 
     waiting: int
@@ -41,8 +41,8 @@ class Lane:
     before those that begin one.
 
     A call that hangs cannot be ended. When it is given up, another thread takes its place; at most
-    `threads` are replaced, so there are at most twice as many. When these hang too, the lane is
-    `blocked` and refuses every call until one returns.
+    `threads` are replaced, so there are at most twice as many. When these hang too, calls wait for
+    one to return: by then most of them are refused, and the lane is `blocked`.
 
     A thread is started when there is work and none is idle; it stays until `close`. Threads are
     daemons: a view that never returns must not keep the process from ending. `_lock` guards
@@ -60,7 +60,7 @@ class Lane:
         self._waiting = 0  # without those that were given up
         self._running: set[Job] = set()  # without those that are stuck
         self._threads = 0
-        self._stuck = 0
+        self._stuck: set[Job] = set()
         self._mean = MeanSeconds()
 
     def submit(self, job: Job, *, first: bool = False) -> Refusal | None:
@@ -81,23 +81,27 @@ class Lane:
         return self._without_thread(job)
 
     def _refusal(self, deadline: float) -> Refusal | None:
-        if self._blocked:
-            return Refusal(Reason.STUCK, STUCK_RETRY_S, self._name, self._waiting)
-        if self._waiting < self._idle or self._may_grow:
-            return None
-        now, usable = self._clock(), self._threads - self._stuck
-        ages = [now - job.begun_at for job in self._running]
-        late_s = now + finish_s(self._mean.value, ages, self._waiting, usable) - deadline
-        if late_s > 0:
-            return Refusal(Reason.LATE, late_s, self._name, self._waiting)
         if self._waiting >= MOST_WAITING:
             return Refusal(Reason.FULL, RETRY_S, self._name, self._waiting)
-        return None
+        late_s = self._clock() + self._finish_s() - deadline
+        if late_s <= 0:
+            return None
+        reason = Reason.LATE if self._usable else Reason.STUCK
+        return Refusal(reason, late_s, self._name, self._waiting)
+
+    def _finish_s(self) -> float:
+        """Seconds until one more call would return."""
+        if self._waiting < self._idle or self._may_grow:
+            # while none runs, one is made, to see whether they still take so long
+            return self._mean.value if self._running else 0.0
+        now = self._clock()
+        ages = [now - job.begun_at for job in self._running or self._stuck]
+        return finish_s(self._mean.value, ages, self._waiting, len(ages))
 
     def _without_thread(self, job: Job) -> Refusal | None:
         """No thread could be started; one that runs may still take the job."""
         with self._lock:
-            if self._threads > self._stuck or job.phase is not Phase.WAITING:
+            if self._usable or job.phase is not Phase.WAITING:
                 return None
             job.phase = Phase.GIVEN_UP
             self._waiting -= 1
@@ -106,17 +110,16 @@ class Lane:
     # --- threads ---------------------------------------------------------------------------------
 
     @property
+    def _usable(self) -> int:
+        return self._threads - len(self._stuck)
+
+    @property
     def _idle(self) -> int:
-        return self._threads - self._stuck - len(self._running)
+        return self._usable - len(self._running)
 
     @property
     def _may_grow(self) -> bool:
-        usable = self._threads - self._stuck
-        return usable < self._limit and self._threads < 2 * self._limit
-
-    @property
-    def _blocked(self) -> bool:
-        return self._stuck >= 2 * self._limit
+        return self._usable < self._limit and self._threads < 2 * self._limit
 
     def grow(self, idle: int = 0) -> bool:
         """Start a thread if more calls wait than threads, or to have so many idle ones. Returns
@@ -167,16 +170,17 @@ class Lane:
             if not lost:
                 job.phase = Phase.DONE
                 self._running.discard(job)
+            if began:
                 self._mean.add(self._clock() - job.begun_at)
         _run(job.lost if lost else job.done)
         job.forget()
-        return lost and began and self._returned()
+        return lost and began and self._returned(job)
 
-    def _returned(self) -> bool:
-        """A call that hung has returned. Returns whether there is a thread too many."""
+    def _returned(self, job: Job) -> bool:
+        """A call that was stuck has returned. Returns whether there is a thread too many."""
         with self._lock:
-            self._stuck -= 1
-            ends = self._threads - self._stuck > self._limit
+            self._stuck.discard(job)
+            ends = self._usable > self._limit
             self._threads -= ends
         return ends
 
@@ -203,8 +207,7 @@ class Lane:
                 self._waiting -= 1
             elif job.phase is Phase.RUNNING:
                 self._running.discard(job)
-                self._stuck += 1
-                self._mean.add(self._clock() - job.begun_at)
+                self._stuck.add(job)
             else:
                 return False
             job.phase = Phase.GIVEN_UP
@@ -214,8 +217,11 @@ class Lane:
     def load(self) -> LaneLoad:
         """What it does at this moment. Any thread may call it."""
         with self._lock:
-            busy = len(self._running) + self._stuck
-            return LaneLoad(self._waiting, busy, self._stuck, self._blocked)
+            stuck, long_ago = len(self._stuck), self._clock() - HANGS_S
+            blocked = stuck >= 2 * self._limit and all(
+                job.begun_at <= long_ago for job in self._stuck
+            )
+            return LaneLoad(self._waiting, len(self._running) + stuck, stuck, blocked)
 
 
 def _run(call: Callable[[], object]) -> None:

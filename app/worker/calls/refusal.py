@@ -11,7 +11,7 @@ class Reason(enum.Enum):
 
     LATE = "the calls that wait take longer than its deadline allows"
     FULL = "as many calls wait as may"
-    STUCK = "all threads are in calls that have passed their deadline"
+    STUCK = "all threads are in calls that have passed their deadlines"
     NO_THREAD = "the system starts no thread"
     EXPIRED = "its deadline has passed"
 

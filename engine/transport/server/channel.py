@@ -48,7 +48,7 @@ class Channel:
         self._reader = RingReader(rings.requests, request_event)
         self._writer = RingWriter(rings.outcomes, outcome_event)
         self.lock = threading.Lock()
-        self.open: dict[int, Pending | None] = {}
+        self.open: dict[int, Pending | PackedRequest] = {}
         self.parcels: dict[int, SharedMemory] = {}
         self.outbox: deque[tuple[Message, SharedMemory | None]] = deque()
         self._withdrawn: set[int] = set()
@@ -81,9 +81,10 @@ class Channel:
                 receive()
             place = self._place(number, kind, record[3], record[7])
             if record[6]:
-                self.open[number] = None
-                deadline, size, priority = record[2], record[6], record[9]
-                packed.append(PackedRequest(number, place, size, deadline, priority, one.endpoint))
+                times = record[1], record[2]
+                hooked = PackedRequest(number, place, record[6], *times, record[9], one.endpoint)
+                self.open[number] = hooked
+                packed.append(hooked)
                 continue
             length = record[5] or None
             layout = one.layouts.of(record[4], length)
@@ -96,7 +97,14 @@ class Channel:
             groups.setdefault(one, []).append(request)
         for one, requests in groups.items():
             self._submit(one.endpoint, requests)
-        return packed
+        return [hooked for hooked in packed if not self._is_withdrawn(hooked)]
+
+    def _is_withdrawn(self, hooked: PackedRequest) -> bool:
+        """Whether its withdrawal has come before it; then it has its outcome."""
+        withdrawn = hooked.number in self._withdrawn
+        if withdrawn:
+            hooked.withdraw(self, expired=True)
+        return withdrawn
 
     def _place(self, number: int, kind: int, offset: int, capacity: int) -> Place:
         if kind == PARCEL:
@@ -129,21 +137,34 @@ class Channel:
         """The answers to these requests are not wanted any more."""
         for number in numbers:
             with self.lock:
-                result = self.open.get(number)
-                if result is None and (number in self.open or number >= self._reader.next_number):
-                    self._withdrawn.add(number)  # its hooks run, or its record is not taken yet
-            if result is not None and expired:
-                result.expire()
-            elif result is not None:
-                result.cancel()
+                request = self.open.get(number)
+                if request is None and number >= self._reader.next_number:
+                    self._withdrawn.add(number)  # its record is not taken yet
+            if isinstance(request, PackedRequest):
+                request.withdraw(self, expired=expired)
+            elif request is not None and expired:
+                request.expire()
+            elif request is not None:
+                request.cancel()
 
-    def opened(self, number: int, result: Pending) -> None:
+    def wants(self, request: PackedRequest) -> bool:
+        """Whether a request whose hooks run here has no outcome yet."""
+        return not self.closed and self.open.get(request.number) is request
+
+    def opened(self, request: PackedRequest, result: Pending) -> None:
         """A request whose hooks ran here was submitted."""
         with self.lock:
-            wanted = not self.closed and number not in self._withdrawn
-            self.open[number] = result
+            wanted = self.wants(request)
+            if wanted:
+                self.open[request.number] = result
         if not wanted:
             result.cancel()
+
+    def reopened(self, request: PackedRequest) -> None:
+        """Its hooks go on, after the device."""
+        with self.lock:
+            if request.number in self.open:
+                self.open[request.number] = request
 
     # --- outcomes --------------------------------------------------------------------------------
 
@@ -197,10 +218,14 @@ class Channel:
         if not self.closed:
             self._writer.publish()
 
-    def answer(self, request: PackedRequest, outcome: bytes | BrimError) -> None:
-        """The outcome of a request whose hooks ran here: its packed outputs, or an error."""
+    def answer(self, request: PackedRequest, outcome: bytes | BrimError) -> bool:
+        """The outcome of a request whose hooks ran here: its packed outputs, or an error. Returns
+        False if it had one before: its block may be another one's by now.
+        """
         number, place = request.number, request.place
         with self.lock:
+            if number not in self.open:
+                return False
             if isinstance(outcome, BrimError):
                 self._put_error(number, place, outcome)
             elif len(outcome) <= place.capacity:
@@ -212,6 +237,7 @@ class Channel:
                 memory.map[:] = outcome
                 self._send(Parcel(number, len(outcome)), memory)
             self._publish()
+        return True
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -252,9 +278,11 @@ class Channel:
             self.closed = True
             self.outbox.clear()
             left = list(self.open.values())
-        for result in left:
-            if result is not None:
-                result.cancel()
+        for request in left:
+            if isinstance(request, PackedRequest):
+                request.withdraw(self, expired=False)
+            else:
+                request.cancel()
         self.messages.sock.close()
         self._reader.close()
         self._writer.close()

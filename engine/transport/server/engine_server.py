@@ -25,7 +25,7 @@ from engine.transport.protocol import messages
 from engine.transport.protocol.messages import MessageSocket, same_user
 from engine.transport.protocol.status import StatusPage
 from engine.transport.server.channel import Channel
-from engine.transport.server.hooks import HookRunner
+from engine.transport.server.hooks import HookRunner, HookThreads
 from engine.transport.server.offers import Offers
 
 log = logging.getLogger("brim.engine")
@@ -53,11 +53,11 @@ class EngineServer(Observer):
         make_client: Callable[[Observer], InProcessClient],
         listener: socket.socket,
         page: StatusPage,
+        threads: HookThreads,
         drain_s: float,
     ) -> None:
-        """`make_client(observer)` makes the engine. `listener` is this object's own, `page` has no
-        other writer. After `stop`, open
-        requests have `drain_s` seconds.
+        """`make_client(observer)` makes the engine. `listener` and `threads` are this object's own,
+        `page` has no other writer. After `stop`, open requests have `drain_s` seconds.
         """
         self.client = make_client(self)
         self._listener = listener
@@ -66,8 +66,8 @@ class EngineServer(Observer):
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._handlers: dict[int, Callable[[int], object]] = {}
-        self._offers = Offers(self.client)
-        self._hooks = HookRunner()
+        self._offers = Offers(self.client, threads)
+        self._hooks = HookRunner(threads)
         self._greeting: set[MessageSocket] = set()
         self._end: Literal["no", "retire", "stop"] | Broken = "no"
         self._next_write = 0.0

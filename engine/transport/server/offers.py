@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from engine.models.model import ModelState
 from engine.serving.client import InProcessClient
-from engine.telemetry.snapshots import EngineSnapshot, EngineStatus, ModelStatus
+from engine.telemetry.snapshots import (
+    EngineSnapshot,
+    EngineStatus,
+    HooksSnapshot,
+    ModelStatus,
+)
 from engine.transport.protocol.layout import Layouts
 from engine.transport.protocol.messages import Accept, Offer, Refused
 from engine.transport.protocol.outcomes import error_of
 from engine.transport.protocol.status import LONGEST_REASON
 from engine.transport.server.channel import Channel
+from engine.transport.server.hooks import HookLoad, HookThreads
 from engine.transport.server.requests import Served
 
 S = TypeVar("S", bound=ModelStatus)
@@ -25,8 +32,10 @@ class Offers:
     READY may be answered by any of them. A process that connects later accepts no client before.
     """
 
-    def __init__(self, client: InProcessClient) -> None:
+    def __init__(self, client: InProcessClient, threads: HookThreads) -> None:
+        """`threads` run the hooks of this process."""
         self._client = client
+        self._threads = threads
         self.channels: set[Channel] = set()
         self.served: list[Served | None] = [None] * len(client.names)
         self._messages: dict[str, Offer] = {}
@@ -74,12 +83,16 @@ class Offers:
 
     def status(self) -> EngineStatus:
         """What HTTP processes may know."""
-        return EngineStatus(tuple(map(self._masked, self._client.status().models)))
+        return EngineStatus(self._all_masked(self._client.status().models))
 
     def snapshot(self) -> EngineSnapshot:
         """The same with all statistics."""
         snapshot = self._client.snapshot()
-        return replace(snapshot, models=tuple(map(self._masked, snapshot.models)))
+        return replace(snapshot, models=self._all_masked(snapshot.models))
+
+    def _all_masked(self, models: Sequence[S]) -> tuple[S, ...]:
+        lanes = self._threads.load()
+        return tuple(self._masked(with_hooks(model, lanes.get(model.name))) for model in models)
 
     def _masked(self, model: S) -> S:
         reason = model.reason
@@ -91,3 +104,11 @@ class Offers:
             return replace(model, state=ModelState.WARMING)
         self._accepted.add(model.name)
         return model
+
+
+def with_hooks(model: S, hooks: HookLoad | None) -> S:
+    """The same, with what the threads of its hooks do."""
+    if hooks is None:
+        return model
+    load = HooksSnapshot(hooks.waiting, hooks.busy, hooks.stuck, hooks.blocked)
+    return replace(model, load=replace(model.load, hooks=load))

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, Self, cast
 
 from typing_extensions import override
 
+from engine.errors import BrimError, Cancelled, DeadlineExceeded
 from engine.models.tensors import Arrays
 from engine.runtime.pending import Home, Listener, Origin, Pending
 from engine.scheduling.buckets import BucketGrid
@@ -99,6 +100,22 @@ class Served:
     grid: BucketGrid
 
 
+class HookCall(Protocol):
+    """A call of a hook on a thread."""
+
+    def give_up(self) -> bool:
+        """The outcome is not wanted any more: a call that waits is not made, one that runs is not
+        counted among the threads that there may be.
+        """
+
+
+class Withdrawing(Protocol):
+    """The channel of a request."""
+
+    def answer(self, request: PackedRequest, outcome: bytes | BrimError) -> bool:
+        """Set the outcome. Returns False if there was one."""
+
+
 @dataclass(slots=True, eq=False)
 class PackedRequest:
     """A request whose hooks run in this process."""
@@ -106,6 +123,19 @@ class PackedRequest:
     number: int
     place: Place
     size: int
+    enqueued_at: float
     deadline: float
     priority: int
     endpoint: Endpoint
+    hook: HookCall | None = None
+
+    def withdraw(self, channel: Withdrawing, *, expired: bool) -> None:
+        """The answer is not wanted any more."""
+        error: BrimError = Cancelled("the client closed the connection")
+        if expired:
+            allowed = self.deadline - self.enqueued_at
+            error = DeadlineExceeded(f"no answer within {allowed:.3g} s")
+        if channel.answer(self, error) and expired:
+            self.endpoint.count_refusal(error)
+        if self.hook is not None:
+            self.hook.give_up()

@@ -489,27 +489,3 @@ def test_an_unexpected_error_beside_the_engine_tells_nothing_of_its_inside(
     assert type(error) is ExecutionFailed
     assert str(error).startswith("internal error in the engine's process (failure ")
     assert "ZeroDivisionError: secret" in caplog.text
-
-
-def test_a_hook_still_running_when_its_client_disconnects_is_not_answered(
-    make_rig: MakeRig,
-) -> None:
-    entered, gate = threading.Event(), threading.Event()
-
-    def preprocess(inputs: Arrays) -> Prepared:
-        entered.set()
-        assert gate.wait(PATIENCE_S)
-        return Prepared({"x": np.ones((len(inputs["text"]), 2), np.float32)})
-
-    model = puppet_model(inputs=(TEXT,), device_inputs=(PUPPET_SPEC_IN,), preprocess=preprocess)
-    rig = make_rig(load=lambda _config: model)
-    result = rig.submit(inputs=texts("a"))
-    assert entered.wait(PATIENCE_S)
-    result.cancel()
-    rig.client.snapshot()  # the engine has read the withdrawal
-    rig.hold()  # its batch must not end before it is cancelled
-    gate.set()
-    rig.until(lambda: rig.client.snapshot().models[0].activity.counts.cancelled == 1)
-    rig.release()
-    assert type(error_of(result)) is Cancelled
-    rig.until(lambda: rig.free_bytes() == SLAB)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.worker.calls.job import Job
-from app.worker.calls.lane import Lane, LaneLoad
+from app.worker.calls.lane import HANGS_S, Lane, LaneLoad
 from app.worker.calls.pool import Pool
 from app.worker.calls.refusal import Reason, Refusal
 from app.worker.suspension import EXCHANGE, Exchange
@@ -82,6 +82,7 @@ def hang(lane: Lane, clock: FakeClock, calls: int) -> None:
         assert lane.submit(job) is None
         lane.take()
         assert job.give_up()
+    clock.advance(HANGS_S)
 
 
 @pytest.mark.parametrize(("hanging", "ready"), [(0, True), (3, True), (4, False)])

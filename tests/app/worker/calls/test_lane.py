@@ -13,7 +13,7 @@ import pytest
 
 from app.worker.calls.estimate import expected_s, finish_s
 from app.worker.calls.job import Job, Phase
-from app.worker.calls.lane import MOST_WAITING, LaneLoad
+from app.worker.calls.lane import HANGS_S, MOST_WAITING, LaneLoad
 from app.worker.calls.pool import OWN, OWN_THREADS, Pool
 from app.worker.calls.refusal import Reason
 from engine.testing import FakeClock
@@ -155,6 +155,7 @@ def busy(lane: LaneByHand, clock: FakeClock, *, took_s: float = 0.0, runs_s: flo
         pytest.param(5.0, 1.0, 2, 14.1, None, id="and after them there is time"),
         pytest.param(0.0, 3.0, 0, 5.0, Reason.LATE, id="those that run have taken 3 s already"),
         pytest.param(0.1, 20.0, 0, 30.0, Reason.LATE, id="what has hung for 20 s goes on hanging"),
+        pytest.param(0.1, 0.0, 0, 0.05, Reason.LATE, id="less time than any call takes"),
         pytest.param(5.0, 1.0, 2, math.inf, None, id="no deadline"),
     ],
 )
@@ -177,16 +178,31 @@ def test_a_call_whose_deadline_cannot_be_met_is_refused_at_once(
         assert refusal.waiting == waiting
 
 
-def test_a_free_thread_is_given_whatever_calls_took_before(
+def test_a_free_thread_is_given_if_there_is_time_and_to_one_call_whatever_calls_took_before(
     lane: LaneByHand, clock: FakeClock
 ) -> None:
-    busy(lane, clock, took_s=100.0)
-    other = LaneByHand(clock, threads=2)
-    assert other.submit(Job(nothing)) is None
-    job = other.take()
+    assert lane.submit(Job(nothing)) is None
+    job = lane.take()
     clock.advance(100.0)
-    other.make(job)
-    assert other.submit(Job(nothing, clock() + 0.001)) is None
+    lane.make(job)
+    first, second = Job(nothing, clock() + 1), Job(nothing, clock() + 1)
+    assert lane.submit(first) is None
+    lane.take()
+    refusal = lane.submit(second)
+    assert refusal is not None
+    assert refusal.reason is Reason.LATE
+    assert lane.submit(Job(nothing, clock() + 101)) is None
+
+
+def test_one_call_that_hung_refuses_no_others(lane: LaneByHand, clock: FakeClock) -> None:
+    for took_s in (0.1, 0.1, 0.1, 0.1, 100.0):
+        assert lane.submit(Job(nothing)) is None
+        job = lane.take()
+        clock.advance(took_s)
+        lane.make(job)
+    lane.submit(Job(nothing))
+    lane.take()
+    assert lane.submit(Job(nothing, clock() + 0.2)) is None
 
 
 def test_the_queue_is_bounded(lane: LaneByHand, clock: FakeClock) -> None:
@@ -213,7 +229,7 @@ def test_calls_that_finish_a_request_come_before_those_that_begin_one(
 def test_a_call_is_either_answered_or_given_up(lane: LaneByHand) -> None:
     said: list[str] = []
     done, lost = partial(said.append, "done"), partial(said.append, "lost")
-    answers, hangs = Job(nothing, 0.0, done, lost), Job(nothing, 0.0, done, lost)
+    answers, hangs = Job(nothing, math.inf, done, lost), Job(nothing, math.inf, done, lost)
     for job in (answers, hangs):
         lane.submit(job)
         lane.take()
@@ -251,8 +267,10 @@ def test_threads_that_hang_are_replaced_until_as_many_hang_as_may(
         hanging.append(lane.take())
         clock.advance(1.0)
         assert hanging[-1].give_up()
+    assert lane.load() == LaneLoad(0, 4, 4, blocked=False)
+    clock.advance(HANGS_S)
     assert lane.load() == LaneLoad(0, 4, 4, blocked=True)
-    refusal = lane.submit(Job(nothing))
+    refusal = lane.submit(Job(nothing, clock() + 1))
     assert refusal is not None
     assert refusal.reason is Reason.STUCK
     assert lane.started == 4
@@ -261,6 +279,22 @@ def test_threads_that_hang_are_replaced_until_as_many_hang_as_may(
     assert lane.load() == LaneLoad(0, 0, 0, blocked=False)
     assert lane.submit(Job(nothing, clock() + 1)) is None
     assert lane.started == 4
+
+
+def test_calls_that_are_only_late_do_not_stop_those_with_more_time(
+    lane: LaneByHand, clock: FakeClock
+) -> None:
+    late = []
+    for _ in range(4):  # a client allows 5 ms for what takes 50
+        assert lane.submit(Job(nothing, clock() + 0.005)) is None
+        late.append(lane.take())
+        clock.advance(0.005)
+        assert late[-1].give_up()
+    assert not lane.load().blocked
+    patient = Job(nothing, clock() + 1)
+    assert lane.submit(patient) is None
+    lane.make(late[0])
+    assert lane.take() is patient
 
 
 def test_a_call_that_waits_gets_the_thread_of_one_that_is_given_up(
