@@ -133,15 +133,18 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
     lanes = Lanes()
-    app.attach, app.beat = lanes.attach, lambda: metrics.note_lanes(lanes.load())
-    app.bounds = Bounds(
-        Limits(**{name: getattr(settings.limits, name) for name in Limits.__slots__}),
-        ByteBudget(settings.limits.max_bytes_in_flight),
-        metrics.limited,
-    )
+    budget = ByteBudget(settings.limits.max_bytes_in_flight)
+    limits = Limits(**{name: getattr(settings.limits, name) for name in Limits.__slots__})
+    app.bounds = Bounds(limits, budget, metrics.limited)
     services = app.extensions["brim"] = Services(
-        engine, limiter, disconnects, settings.limits, app.bounds.budget, metrics.limited, lanes
+        engine, limiter, disconnects, settings.limits, budget, metrics.limited, lanes
     )
+
+    def beat() -> None:
+        metrics.note_lanes(lanes.load())
+        metrics.note_bytes(budget.held)
+
+    app.attach, app.beat = lanes.attach, beat
     errors.register(app)
     hooks.register(app, metrics)
     for routes in (inference, models, openai, docs, health, elsewhere):

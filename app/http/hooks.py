@@ -76,6 +76,9 @@ class HttpMetrics(Protocol):
     def note(self, method: str, rule: str, begun_at: float, status: int) -> None:
         """Count an answered request that was read at `begun_at`, on `time.monotonic`."""
 
+    def note_bytes(self, held: int) -> None:
+        """Show how many bytes of bodies and answers this process holds at this moment."""
+
     def limited(self, limit: str) -> None:
         """Count what went beyond the limit of this name."""
 

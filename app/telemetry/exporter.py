@@ -96,6 +96,8 @@ class HttpExporter(PrometheusMetrics):
         self._total = Counter("flask_http_request_total", text, labels, registry=self.registry)
         for method in ("GET", "POST"):  # the alert needs a first 0
             self._total.labels(method, str(INTERNAL))
+        name, text = "brim_http_bytes_in_flight", "Bytes of bodies and unsent answers now"
+        self._bytes = Gauge(name, text, registry=self.registry, multiprocess_mode="sum")
         text = "Requests that went beyond a limit, by its setting"
         limited = Counter("brim_http_limited", text, ("limit",), registry=self.registry)
         self._limited = {limit: limited.labels(limit) for limit in LIMITS}
@@ -148,6 +150,10 @@ class HttpExporter(PrometheusMetrics):
         duration, total = self._children[key]
         duration.observe(time.monotonic() - begun_at)
         total.inc()
+
+    def note_bytes(self, held: int) -> None:
+        """Show how many bytes of bodies and answers this process holds at this moment."""
+        self._bytes.set(held)
 
     def limited(self, limit: str) -> None:
         """Count what went beyond the limit of this name."""
