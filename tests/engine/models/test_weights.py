@@ -105,6 +105,20 @@ def test_another_checksum_is_refused_with_the_one_that_came(file: Path) -> None:
         weights.check_file(config_of(file, sha256="0" * 64), file)
 
 
+def test_the_checksum_of_several_files_is_that_of_all_of_them_in_a_row(
+    file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "more.safetensors"
+    save_file({"c": np.zeros(3, np.float16)}, other)
+    pinned = hashlib.sha256(file.read_bytes() + other.read_bytes()).hexdigest()
+    config = config_of(file, sha256=pinned)
+    found = weights.check_files(config, [file, other])
+    assert found["c"] == weights.Stored("F16", (3,), 6)
+    assert list(found) == ["a", "b", "c"]
+    with pytest.raises(ConfigError, match="^sha256: "):
+        weights.check_files(config, [other, file])
+
+
 def test_a_directory_is_no_weights_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"expected weights in {tmp_path}"):
         weights.check_file(config_of(tmp_path), tmp_path)

@@ -42,7 +42,7 @@ DEVICE_INPUTS = (
     TensorSpec("ids", "INT32", (LENGTH,)),
     TensorSpec("mask", "INT32", (LENGTH,)),
 )
-GUESS: Final = "mean pooling is a guess, because the directory has no pooling module"
+GUESS: Final = "a guess: the directory has no pooling module"
 
 
 def check(config: ModelConfig) -> Checked:
@@ -99,7 +99,7 @@ def load(config: ModelConfig) -> Model:
     directory = read_directory(config)
     _check(config, directory)
     if directory.head.guessed:
-        log.warning("model %s: %s", config.name, GUESS)
+        log.warning("model %s: mean pooling is %s", config.name, GUESS)
     graphdef, params = weights.fill(
         lambda rngs: SentenceEncoder(directory.shape, directory.head, rngs),
         checkpoint.load(config, directory),

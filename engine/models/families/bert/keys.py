@@ -50,9 +50,10 @@ UNSET: Final[tuple[Any, ...]] = (None, False, "", [], {})
 """An unknown key with one of these values sets nothing."""
 
 
-def refused(file: str, key: str, value: object, expected: str) -> ConfigError:
+def refused(file: str, key: str, value: object, expected: str, why: str = "") -> ConfigError:
     """The error for a key of a directory's file."""
-    return ConfigError("path", value, f"{expected} as {key!r} in {file}")
+    said = f"{expected} as {key!r} in {file}"
+    return ConfigError("path", value, f"{said}: {why}" if why else said)
 
 
 def read(root: Path, name: str, keys: Keys) -> dict[str, Any]:
@@ -85,12 +86,11 @@ def check(file: str, content: Mapping[str, Any], keys: Keys) -> None:
         rule = keys.only.get(key)
         if rule is not None:
             if value not in rule.values:
-                allowed = " or ".join(map(repr, rule.values))
-                raise refused(file, key, value, f"{allowed} ({rule.why})")
+                raise refused(file, key, value, " or ".join(map(json.dumps, rule.values)), rule.why)
         elif key in keys.used or key in keys.neutral or value in UNSET:
             continue
         elif keys.strict or SUSPECT.search(key.lower()):
-            raise refused(file, key, value, "no such key: it is unknown here, nothing")
+            raise refused(file, key, value, "nothing", "the key is unknown")
 
 
 def whole(file: str, key: str, value: Any) -> int:

@@ -85,8 +85,8 @@ def build(directory: Directory) -> Vocabulary:
         _add(tokenizer, token)
     _check_ids(tokenizer, directory)
     if _side(directory.tokenizer, content, "padding") == "left":
-        expected = "'right': with padding in front, a row would depend on the others,"
-        raise refused(CONFIG, "padding_side", "left", expected)
+        why = "with padding in front, a row would depend on the others"
+        raise refused(CONFIG, "padding_side", "left", "'right'", why)
     left = _side(directory.tokenizer, content, "truncation") == "left"
     made = Vocabulary(tokenizer, left, None if left else pieces_of(tokenizer))
     if made.special_tokens >= directory.max_length:

@@ -310,6 +310,6 @@ def test_a_directory_without_a_pooling_module_serves_the_mean_and_says_that_it_g
     tiny_bert: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = tiny_bert.served(tiny_bert.write(tmp_path / "model", pooling=None))
-    assert "mean pooling (mean pooling is a guess" in models.check(served).description
+    assert "mean pooling (a guess: the directory has no" in models.check(served).description
     models.load(served)
     assert "model tiny: mean pooling is a guess" in caplog.text
