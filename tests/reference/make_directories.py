@@ -320,6 +320,25 @@ CASES: dict[str, tuple[list[Any], Callable[[Path], Any]]] = {
     "without-modules": (MEAN, alone),
     "no-special-tokens": (MEAN, no_specials),
     "unigram": (MEAN, lambda folder: unigram(folder, special=True)),
+    "tokens-not-listed": (
+        MEAN,
+        both(
+            lambda f: edit(f, "tokenizer.json", added_tokens=[]),
+            tokenizer(**{f"{name}_token": None for name in ("unk", "sep", "pad", "cls", "mask")}),
+        ),
+    ),
+    "tokens-in-a-map": (
+        MEAN,
+        both(
+            lambda f: edit(f, "tokenizer.json", added_tokens=[]),
+            tokenizer(
+                mask_token=None,
+                additional_special_tokens=["[extra]"],
+                tokenizer_class="BertTokenizerFast",
+            ),
+            lambda f: edit(f, "special_tokens_map.json", mask_token="plain", cls_token="[CLS]"),
+        ),
+    ),
     "xlm": (MEAN, xlm),
     "xlm-with-a-normalizer": (MEAN, xlm_with_its_own_rules),
     "extra-token": (MEAN, extra),

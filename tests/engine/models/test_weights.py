@@ -115,7 +115,7 @@ def test_the_checksum_of_several_files_is_that_of_all_of_them_in_a_row(
     found = weights.check_files(config, [file, other])
     assert found["c"] == weights.Stored("F16", (3,), 6)
     assert list(found) == ["a", "b", "c"]
-    with pytest.raises(ConfigError, match="^sha256: "):
+    with pytest.raises(ConfigError, match=r"^sha256: "):
         weights.check_files(config, [other, file])
 
 

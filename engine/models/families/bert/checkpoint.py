@@ -47,6 +47,11 @@ def check(config: ModelConfig, directory: Directory) -> int:
         if canonical(name) in found:
             raise ConfigError("path", name, "one array of this name, with or without 'bert.'")
         found[canonical(name)] = array
+    layers = directory.shape.layers
+    if layers > len(found):
+        raise refused(
+            "config.json", "num_hidden_layers", layers, "the layers that the weights have"
+        )
     _compare(found, _transformer(directory.shape), str(directory.root / SINGLE))
     for dense in _dense(directory):
         own = weights.header(config, dense.weights) if dense.weights.is_file() else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 from engine.errors import ConfigError
 from engine.models import weights
@@ -123,7 +123,7 @@ def _read_shape(content: Mapping[str, Any]) -> BertShape:
     if kind != "bert":
         raise refused(file, "model_type", kind, "'bert'")
     activation = content.get("hidden_act", "gelu")
-    if activation not in get_args(Activation):
+    if not isinstance(activation, str) or activation not in get_args(Activation):
         raise refused(file, "hidden_act", activation, f"one of {', '.join(get_args(Activation))}")
     sizes = {
         ours: whole(file, theirs, content[theirs])
@@ -131,9 +131,9 @@ def _read_shape(content: Mapping[str, Any]) -> BertShape:
         if theirs in content
     }
     epsilon = content.get("layer_norm_eps", 1e-12)
-    if isinstance(epsilon, bool) or not isinstance(epsilon, float | int) or epsilon < 0:
-        raise refused(file, "layer_norm_eps", epsilon, "a number")
-    shape = BertShape(**sizes, activation=activation, norm_epsilon=epsilon)
+    if isinstance(epsilon, bool) or not isinstance(epsilon, float | int) or not 0 <= epsilon < 1:
+        raise refused(file, "layer_norm_eps", epsilon, "a small number")
+    shape = BertShape(**sizes, activation=cast("Activation", activation), norm_epsilon=epsilon)
     if shape.hidden % shape.heads:
         raise refused(file, "num_attention_heads", shape.heads, f"a divisor of {shape.hidden}")
     return shape
@@ -150,7 +150,8 @@ ENCODERS: Final = (
 
 def _check_no_other_task(content: Mapping[str, Any]) -> None:
     """Without a pooling module, a classifier's directory is not that of a sentence encoder."""
-    for name in content.get("architectures") or ():
+    stated = content.get("architectures") or []
+    for name in stated if isinstance(stated, list) else [stated]:
         if name not in ENCODERS:
             expected = f"{' or '.join(ENCODERS)}, or a modules.json with a Pooling,"
             raise refused("config.json", "architectures", name, expected)
@@ -179,9 +180,7 @@ def _read_sentence_bert(root: Path) -> _SentenceBert:
             break
     limit = content.get("max_seq_length")
     for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"):
-        arguments = content.get(key) or {}
-        if not isinstance(arguments, dict):
-            raise refused(file, key, arguments, "an object")
+        arguments = keys.table(file, key, content.get(key))
         keys.check(f"{file}, {key}", arguments, keys.LOADING)
         limit = arguments.get("model_max_length", limit)
     lower_case = truth(file, "do_lower_case", content.get("do_lower_case", False))
@@ -210,10 +209,9 @@ def _read_use(top: Path, head: Head) -> tuple[str, int | None]:
     """The prompt and the size of the embedding that config_sentence_transformers.json asks for."""
     file = "config_sentence_transformers.json"
     content = read(top, file, keys.SENTENCE_TRANSFORMERS)
-    prompts, name = content.get("prompts") or {}, content.get("default_prompt_name")
-    if not isinstance(prompts, dict):
-        raise refused(file, "prompts", prompts, "an object")
-    if name is not None and name not in prompts:
+    prompts = keys.table(file, "prompts", content.get("prompts"))
+    name = content.get("default_prompt_name")
+    if name is not None and text(file, "default_prompt_name", name) not in prompts:
         raise refused(file, "default_prompt_name", name, f"one of {sorted(prompts)}")
     prompt = text(file, f"prompts.{name}", prompts[name] or "") if name is not None else ""
     if prompt and not head.prompt_is_pooled:

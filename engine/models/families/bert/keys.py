@@ -107,6 +107,13 @@ def text(file: str, key: str, value: Any) -> str:
     return value
 
 
+def table(file: str, key: str, value: Any) -> dict[str, Any]:
+    """An object; an empty one for null."""
+    if not isinstance(value, dict | None):
+        raise refused(file, key, value, "an object")
+    return value or {}
+
+
 def truth(file: str, key: str, value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):

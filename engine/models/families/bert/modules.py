@@ -164,7 +164,11 @@ def _modes(file: str, content: Mapping[str, Any]) -> tuple[Pooling, ...]:
     if "pooling_mode" in content:
         stated = content["pooling_mode"]
         modes = [stated] if isinstance(stated, str) else stated
-        if not isinstance(modes, list) or not modes or set(modes) - set(get_args(Pooling)):
+        if (
+            not isinstance(modes, list)
+            or not modes
+            or any(mode not in get_args(Pooling) for mode in modes)
+        ):
             known = ", ".join(get_args(Pooling))
             raise refused(file, "pooling_mode", stated, f"one or more of {known}")
         return tuple(modes)
@@ -184,7 +188,7 @@ def _read_dense(root: Path, file: str, name: str, width: int) -> Dense:
     if inputs != width:
         raise refused(file, "in_features", inputs, f"{width}, the size of what comes before,")
     activation = content.get("activation_function", "torch.nn.Tanh")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = ", ".join(key for key in ACTIVATIONS if key.count(".") == 2)  # noqa: PLR2004
         raise refused(file, "activation_function", activation, f"one of {known}")
     return Dense(

@@ -67,8 +67,9 @@ class Vocabulary:
 def build(directory: Directory) -> Vocabulary:
     """Make the tokenizer. Raises `ConfigError` for what would change the numbers unread."""
     content = read(directory.root, FILE, keys.TOKENIZER_FILE)
-    keys.check(f"{FILE}, truncation", content.get("truncation") or {}, keys.TRUNCATION)
-    keys.check(f"{FILE}, padding", content.get("padding") or {}, keys.PADDING)
+    sides = {key: keys.table(FILE, key, content.get(key)) for key in ("truncation", "padding")}
+    keys.check(f"{FILE}, truncation", sides["truncation"], keys.TRUNCATION)
+    keys.check(f"{FILE}, padding", sides["padding"], keys.PADDING)
     try:
         tokenizer = Tokenizer.from_file(str(directory.root / FILE))
     except Exception as error:  # the library raises nothing narrower
@@ -76,18 +77,19 @@ def build(directory: Directory) -> Vocabulary:
         raise ConfigError("path", path, f"a tokenizer that can be read: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    _apply_class(tokenizer, directory.tokenizer)
+    config = _with_named_tokens(directory)
+    _apply_class(tokenizer, config)
     if directory.lower_case:
         inner = tokenizer.normalizer
         lowered = any(isinstance(one, Lowercase) for one in _parts(inner))
         tokenizer.normalizer = inner if lowered else Sequence([Lowercase(), *_parts(inner)])
-    for token in _added(directory):
+    for token in (*_added(directory), *_named(config)):
         _add(tokenizer, token)
     _check_ids(tokenizer, directory)
-    if _side(directory.tokenizer, content, "padding") == "left":
+    if _side(config, sides, "padding") == "left":
         why = "with padding in front, a row would depend on the others"
         raise refused(CONFIG, "padding_side", "left", "'right'", why)
-    left = _side(directory.tokenizer, content, "truncation") == "left"
+    left = _side(config, sides, "truncation") == "left"
     made = Vocabulary(tokenizer, left, None if left else pieces_of(tokenizer))
     if made.special_tokens >= directory.max_length:
         least = f"a limit of more than {made.special_tokens} tokens, as the special ones are many"
@@ -187,10 +189,10 @@ PER_TOKEN: Final = 8
 """Characters of the first piece for each token; an English token has 4 to 5."""
 
 
-def _side(config: Mapping[str, Any], content: Mapping[str, Any], what: str) -> str:
+def _side(config: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]], what: str) -> str:
     """tokenizer_config.json's `..._side` counts, and tokenizer.json's `direction` without it."""
     key = f"{what}_side"
-    side = config.get(key) or str((content.get(what) or {}).get("direction", "right")).lower()
+    side = config.get(key) or str(sides[what].get("direction", "right")).lower()
     if side not in ("left", "right"):
         raise refused(CONFIG, key, side, "'left' or 'right'")
     return str(side)
@@ -243,17 +245,18 @@ def _apply_bert(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> N
         keys.truth(CONFIG, key, True if config.get(key) is None else config[key])
         for key in ("do_lower_case", "tokenize_chinese_chars")
     )
+    accents = config.get("strip_accents")
     tokenizer.normalizer = BertNormalizer(
         clean_text=True,
         handle_chinese_chars=chinese,
-        strip_accents=config.get("strip_accents"),
+        strip_accents=None if accents is None else keys.truth(CONFIG, "strip_accents", accents),
         lowercase=lower,
     )
-    ends = [_content(CONFIG, key, config.get(key) or usual) for key, usual in _ENDS.items()]
+    ends = [
+        _content(CONFIG, key, config.get(key) or _DEFAULTS[key])
+        for key in ("cls_token", "sep_token")
+    ]
     _check_ends(tokenizer, name, ends)
-
-
-_ENDS: Final = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
 def _check_xlm(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> None:
@@ -318,51 +321,85 @@ class _Token:
     content: str
     number: int | None = None
     flags: Mapping[str, bool] | None = None
+    optional: bool = False
+
+
+NAMED: Final = "special_tokens_map.json"
+
+
+def _with_named_tokens(directory: Directory) -> dict[str, Any]:
+    """tokenizer_config.json, with the special tokens that special_tokens_map.json names beside it,
+    and those that the class of BERT has by itself. Two names for one token are refused.
+    """
+    config = dict(directory.tokenizer)
+    for key, token in read(directory.root, NAMED, keys.SPECIAL_TOKENS).items():
+        stated = config.get(key)
+        if key in keys.MORE_TOKENS:
+            config[key] = [*_several(CONFIG, key, stated), *_several(NAMED, key, token)]
+        elif token is not None:
+            if stated is not None and _content(CONFIG, key, stated) != _content(NAMED, key, token):
+                raise refused(NAMED, key, token, f"{stated!r}, as {CONFIG} has it,")
+            config[key] = token
+    return config
+
+
+def _several(file: str, key: str, value: Any) -> list[Any]:
+    """Tokens without a name of ours, in a list or by a name of theirs."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if not isinstance(value, list | None):
+        raise refused(file, key, value, "a list of tokens")
+    return value or []
 
 
 def _added(directory: Directory) -> Iterator[_Token]:
-    """All tokens that the files beside tokenizer.json name."""
-    for number, token in (directory.tokenizer.get("added_tokens_decoder") or {}).items():
-        flags = {flag: bool(token.get(flag, flag == "normalized")) for flag in _TOKEN_FLAGS}
-        content = _content(CONFIG, "added_tokens_decoder", token)
-        yield _Token(CONFIG, "added_tokens_decoder", content, int(number), flags)
-    other = "special_tokens_map.json"
-    listed = read(directory.root, other, keys.SPECIAL_TOKENS)
-    for file, named in ((CONFIG, directory.tokenizer), (other, listed)):
-        for key in sorted(keys.TOKENS):
-            if named.get(key) is not None:
-                yield _Token(file, key, _content(file, key, named[key]))
-        for key in sorted(keys.MORE_TOKENS):
-            more = named.get(key) or ()
-            for one in more.values() if isinstance(more, dict) else more:
-                yield _Token(file, key, _content(file, key, one))
-    for token, number in read_json(directory.root, "added_tokens.json", dict).items():
-        yield _Token("added_tokens.json", token, token, number)
+    """Tokens that files beside tokenizer.json list with their ids."""
+    key = "added_tokens_decoder"
+    for number, token in keys.table(CONFIG, key, directory.tokenizer.get(key)).items():
+        stated = keys.table(CONFIG, key, token)
+        flags = {flag: bool(stated.get(flag, flag == "normalized")) for flag in _TOKEN_FLAGS}
+        if not number.isdecimal():
+            raise refused(CONFIG, key, number, "an id for each token")
+        yield _Token(CONFIG, key, _content(CONFIG, key, token), int(number), flags)
+    for content, number in read_json(directory.root, "added_tokens.json", dict).items():
+        yield _Token("added_tokens.json", content, content, number)
 
 
+def _named(config: Mapping[str, Any]) -> Iterator[_Token]:
+    """Special tokens, which are recognised in a text."""
+    for key in sorted(keys.TOKENS):
+        if config.get(key) is not None:
+            yield _Token(CONFIG, key, _content(CONFIG, key, config[key]))
+        elif key in _DEFAULTS and config.get("tokenizer_class") in (None, *BERT):
+            yield _Token(CONFIG, key, _DEFAULTS[key], optional=True)
+    for key in sorted(keys.MORE_TOKENS):
+        for token in _several(CONFIG, key, config.get(key)):
+            yield _Token(CONFIG, key, _content(CONFIG, key, token))
+
+
+_DEFAULTS: Final = {
+    f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+}
 _TOKEN_FLAGS: Final = ("lstrip", "rstrip", "normalized", "single_word")
 
 
 def _add(tokenizer: Tokenizer, token: _Token) -> None:
     """It must be in tokenizer.json, with the same id and flags; it is then recognised in texts."""
     number = tokenizer.token_to_id(token.content)
+    if number is None and token.optional:
+        return
     if number is None or token.number not in (None, number):
         expected = f"a token of {FILE}, where its id is {number},"
         raise refused(token.file, token.key, token.content, expected)
     known = tokenizer.get_added_tokens_decoder().get(number)
     if known is None:
-        tokenizer.add_tokens([_with_flags(token)])
+        flags = token.flags or {"normalized": False}
+        tokenizer.add_tokens([AddedToken(token.content, special=True, **flags)])
     elif token.flags is not None:
         flags = {flag: getattr(known, flag) for flag in _TOKEN_FLAGS}
         if flags != token.flags:
             expected = f"{flags} for {token.content!r}, as {FILE} has it,"
             raise refused(token.file, token.key, dict(token.flags), expected)
-
-
-def _with_flags(token: _Token) -> AddedToken:
-    if token.flags is None:
-        return AddedToken(token.content, special=True, normalized=False)
-    return AddedToken(token.content, special=token.key in keys.TOKENS, **token.flags)
 
 
 def _check_ids(tokenizer: Tokenizer, directory: Directory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.models import registry
 from engine.models.config import ModelConfig
 from engine.models.families.bert import embedding
 from engine.models.families.bert.directory import BertShape, Directory, read_directory
+from engine.models.families.bert.keys import FILES
 from engine.models.families.bert.modules import Dense, Head
 
 
@@ -113,7 +115,11 @@ HEAVY = {"bits": 8}
         (C, {"hidden_act": "mish"}, "got 'mish', expected one of gelu, .* as 'hidden_act'"),
         (C, {"hidden_size": "32"}, "got '32', expected a whole number as 'hidden_size'"),
         (C, {"num_attention_heads": 5}, "got 5, expected a divisor of 32"),
-        (C, {"layer_norm_eps": "small"}, "got 'small', expected a number as 'layer_norm_eps'"),
+        (
+            C,
+            {"layer_norm_eps": "small"},
+            "got 'small', expected a small number as 'layer_norm_eps'",
+        ),
         (T, {"tokenizer_class": "BertJapaneseTokenizer"}, "expected one of BertTokenizer, "),
         (
             T,
@@ -442,3 +448,65 @@ def test_sizes_that_are_none_are_refused(config: ModelConfig, root: Path, said: 
     rewrite(root / "config.json", {"matryoshka_dimensions": said})
     with pytest.raises(ConfigError, match="as 'matryoshka_dimensions' in "):
         read_directory(config)
+
+
+ODD: tuple[Any, ...] = (None, True, 0, -1, 1.5, float("nan"), 10**400, "x", [], [1], {}, {"a": 1})
+PLACES = {
+    "config.json": C,
+    "tokenizer.json": F,
+    "tokenizer_config.json": T,
+    "special_tokens_map.json": "special_tokens_map.json",
+    "model.safetensors.index.json": "model.safetensors.index.json",
+    "sentence_bert_config.json": S,
+    "config_sentence_transformers.json": U,
+    "config.json of a Pooling": P,
+    "config.json of a Dense": "2_Dense/config.json",
+    "config.json of a Normalize": "3_Normalize/config.json",
+}
+
+
+@pytest.mark.parametrize("listed", PLACES)
+def test_whatever_a_key_holds_it_is_read_or_a_config_error(
+    tiny_bert: Any, config: ModelConfig, root: Path, listed: str
+) -> None:
+    tensors = tiny_bert.tensors()
+    kinds = entries("Transformer", "Pooling", "Dense", "Normalize")
+    (root / "modules.json").write_text(json.dumps(kinds))
+    rewrite(root / "2_Dense/config.json", DENSE)
+    weight, bias = tensors["pooler.dense.weight"][:8], tensors["pooler.dense.bias"][:8]
+    path = root / "2_Dense/model.safetensors"
+    save_file({"linear.weight": weight, "linear.bias": bias}, path)
+    registry.check(config)
+    if "index" in listed:
+        (root / "model.safetensors").unlink()
+    file, keys = root / PLACES[listed], FILES[listed]
+    before = file.read_text() if file.exists() else "{}"
+    file.parent.mkdir(exist_ok=True)
+    for key in sorted(keys.used | keys.only.keys()):
+        for value in ODD:
+            file.write_text(json.dumps(json.loads(before) | {key: value}))
+            with suppress(ConfigError):
+                registry.check(config)
+
+
+@pytest.mark.parametrize("name", ["truncation", "padding", "added_tokens"])
+def test_whatever_a_part_of_the_tokenizer_holds_it_is_read_or_a_config_error(
+    config: ModelConfig, root: Path, name: str
+) -> None:
+    for value in (*ODD, {"direction": 1}, [{"id": "x"}]):
+        content = json.loads((root / F).read_text()) | {name: value}
+        (root / F).write_text(json.dumps(content))
+        with suppress(ConfigError):
+            registry.check(config)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [{"x": {}}, {"2": 1}, {"2": {"content": 3}}, {"2": "[CLS]"}, {"1e9": {"content": "a"}}],
+)
+def test_added_tokens_that_are_none_are_a_config_error(
+    config: ModelConfig, root: Path, tokens: Any
+) -> None:
+    rewrite(root / T, {"added_tokens_decoder": tokens})
+    with pytest.raises(ConfigError, match="added_tokens_decoder"):
+        registry.check(config)
