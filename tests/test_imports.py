@@ -80,7 +80,7 @@ MAY_IMPORT: Final[Mapping[str, str]] = {
         app.cli.bench.process app.hosting app.http.hooks app.telemetry app.worker engine.serving
         engine.telemetry engine.transport
     """,
-    "tokenizers": "engine.models.families.bert.vocabulary",
+    "tokenizers": "engine.models.families.bert.tokens",
     "uvloop": "app.cli.bench.process",
     "werkzeug": "app.http app.worker",
 }

@@ -33,7 +33,7 @@ from engine.models.tensors import LENGTH, Arrays, TensorSpec
 if TYPE_CHECKING:
     import jax
 
-    from engine.models.families.bert.vocabulary import Vocabulary
+    from engine.models.families.bert.tokens.vocabulary import Vocabulary
 
 log = logging.getLogger("brim.engine")
 
@@ -66,7 +66,7 @@ def _check(config: ModelConfig, directory: Directory) -> Checked:
 
 
 def _vocabulary(directory: Directory) -> Vocabulary:
-    from engine.models.families.bert import vocabulary
+    from engine.models.families.bert.tokens import vocabulary
 
     return vocabulary.build(directory)
 
@@ -143,7 +143,7 @@ QUICK_BYTES: Final = 1024
 
 def host(config: ModelConfig) -> HostProcessor:
     """The tokenizer. It needs no weights, so every HTTP process has its own."""
-    from engine.models.families.bert.tokenize import Tokenize
+    from engine.models.families.bert.tokens.tokenize import Tokenize
 
     directory = read_directory(config)
     limit = min(directory.max_length, config.lengths[-1])

@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 from engine.models.families.bert.directory import Activation
 from engine.models.families.bert.keys import FILES, SUSPECT, Keys, check
 from engine.models.families.bert.modules import Pooling
-from engine.models.families.bert.vocabulary import AS_IT_STANDS, BERT
+from engine.models.families.bert.tokens.vocabulary import AS_IT_STANDS, BERT
 
 PAGE = (Path(__file__).parents[5] / "docs/directories.md").read_text(encoding="utf-8")
 HEAD, *SECTIONS = PAGE.split("\n## ")

@@ -95,7 +95,8 @@ def test_the_cases_differ_where_the_setting_matters() -> None:
     plain = vectors["saved"]
     same = {
         "cased-lowered-by-the-module", "defaults", "early-names", "halves", "in-a-folder",
-        "prefixed", "prompts-without-a-default", "shards", "saved", "no-tokenizer-config",
+        "prefixed", "prompts-without-a-default", "tokens-not-listed",
+        "shards", "saved", "no-tokenizer-config",
         "cased-file-lowering-config",
     }  # fmt: skip
     for case, found in vectors.items():

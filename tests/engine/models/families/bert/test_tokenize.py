@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from engine.errors import ConfigError, InvalidRequest
-from engine.models.families.bert import embedding, vocabulary
-from engine.models.families.bert import tokenize as tokenize_module
+from engine.models.families.bert import embedding
 from engine.models.families.bert.directory import read_directory
-from engine.models.families.bert.tokenize import Tokenize
+from engine.models.families.bert.tokens import tokenize as tokenize_module
+from engine.models.families.bert.tokens import vocabulary
+from engine.models.families.bert.tokens.pieces import pieces_of
+from engine.models.families.bert.tokens.tokenize import Tokenize
 from engine.testing import texts
 
 PAD, UNK, CLS, SEP, FULL, TO, THE, BRIM = range(8)
@@ -270,6 +272,17 @@ TOKENIZERS = {
         *ADDED,
         GREEDY,
     ),
+    "nested": made(
+        word_piece(),
+        normalizers.Sequence(
+            [
+                normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+                normalizers.Lowercase(),
+            ]
+        ),
+        pre_tokenizers.Sequence([SPACED, pre_tokenizers.Punctuation()]),
+        *ADDED,
+    ),
     "spaced": made(models.Unigram(SCORES, 1), normalizers.NFC(), SPACED, *ADDED, GREEDY),
 }
 FRAGMENTS = (
@@ -291,7 +304,7 @@ LONG_TEXTS = st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=5).flatma
 @settings(max_examples=600)
 def test_a_piece_of_a_text_has_its_first_tokens_and_more(name: str, text: str, tokens: int) -> None:
     tokenizer = TOKENIZERS[name]
-    pieces = vocabulary.pieces_of(tokenizer)
+    pieces = pieces_of(tokenizer)
     assert pieces is not None
     piece = pieces.enough(text, tokens, 10_000)
     assert piece is not None
@@ -307,6 +320,14 @@ def test_a_piece_of_a_text_has_its_first_tokens_and_more(name: str, text: str, t
     [
         pytest.param(None, None, (), id="no-words"),
         pytest.param(normalizers.Replace("a", "b"), SPACED, (), id="a-pattern"),
+        pytest.param(
+            normalizers.Sequence(
+                [normalizers.Sequence([normalizers.NFC()] * 3), normalizers.Replace("a", "b")]
+            ),
+            SPACED,
+            (),
+            id="a-pattern-behind-a-nested-sequence",
+        ),
         pytest.param(normalizers.Strip(), pre_tokenizers.Metaspace(), (), id="the-end-matters"),
         pytest.param(None, pre_tokenizers.ByteLevel(), (), id="a-pattern-that-looks-ahead"),
         pytest.param(None, pre_tokenizers.Metaspace(), (GREEDY,), id="spaces-taken-away-later"),
@@ -315,7 +336,7 @@ def test_a_piece_of_a_text_has_its_first_tokens_and_more(name: str, text: str, t
 def test_where_a_piece_proves_nothing_none_is_taken(
     normalizer: Any, splitter: Any, added: tuple[AddedToken, ...]
 ) -> None:
-    assert vocabulary.pieces_of(made(word_piece(), normalizer, splitter, *added)) is None
+    assert pieces_of(made(word_piece(), normalizer, splitter, *added)) is None
 
 
 def test_of_sixteen_megabytes_a_few_hundred_characters_are_tokenized(

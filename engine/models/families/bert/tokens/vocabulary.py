@@ -7,8 +7,6 @@ What two versions of the library would read differently is refused.
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +20,7 @@ from engine.errors import ConfigError
 from engine.models.families.bert import keys
 from engine.models.families.bert.directory import Directory
 from engine.models.families.bert.keys import read, read_json, refused, text
+from engine.models.families.bert.tokens.pieces import Pieces, one_space, parts, pieces_of
 
 CONFIG: Final = "tokenizer_config.json"
 FILE: Final = "tokenizer.json"
@@ -81,8 +80,8 @@ def build(directory: Directory) -> Vocabulary:
     _apply_class(tokenizer, config)
     if directory.lower_case:
         inner = tokenizer.normalizer
-        lowered = any(isinstance(one, Lowercase) for one in _parts(inner))
-        tokenizer.normalizer = inner if lowered else Sequence([Lowercase(), *_parts(inner)])
+        lowered = any(isinstance(one, Lowercase) for one in parts(inner))
+        tokenizer.normalizer = inner if lowered else Sequence([Lowercase(), *parts(inner)])
     for token in (*_added(directory), *_named(config)):
         _add(tokenizer, token)
     _check_ids(tokenizer, directory)
@@ -95,98 +94,6 @@ def build(directory: Directory) -> Vocabulary:
         least = f"a limit of more than {made.special_tokens} tokens, as the special ones are many"
         raise ConfigError("path", directory.max_length, least)
     return made
-
-
-def _parts(part: Any) -> list[Any]:
-    """The members of a sequence of normalizers or pre-tokenizers, in order."""
-    if part is None:
-        return []
-    if not isinstance(part, Sequence | pre_tokenizers.Sequence):
-        return [part]
-    members: list[Any] = []
-    while True:
-        try:
-            members += _parts(part[len(members)])
-        except IndexError:
-            return members
-
-
-LOCAL_NORMALIZERS: Final = (
-    *(BertNormalizer, Lowercase, normalizers.StripAccents, normalizers.Precompiled),
-    *(normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD, normalizers.Nmt),
-)
-"""Normalizers that change a character by itself, or with the marks that follow it."""
-
-SPLITTERS: Final = (
-    *(BertPreTokenizer, pre_tokenizers.Whitespace),
-    *(pre_tokenizers.WhitespaceSplit, pre_tokenizers.Punctuation),
-)
-"""Pre-tokenizers that divide a text from left to right into words; white space is between them."""
-
-
-def pieces_of(tokenizer: Tokenizer) -> Pieces | None:
-    """What can prove that a piece of a text is enough, or None.
-
-    A word's tokens depend on the word alone, and the words of a piece are those of the text, except
-    the last few: the piece may end inside a word, or inside an added token, which has as many words
-    as characters at most.
-    """
-    splits = _parts(tokenizer.pre_tokenizer)
-    spaced = splits[:1] and isinstance(splits[0], SPLITTERS[:3])
-    added = list(tokenizer.get_added_tokens_decoder().values())
-    changes = [one for one in _parts(tokenizer.normalizer) if not _one_space(one)]
-    local = (*LOCAL_NORMALIZERS, normalizers.Strip) if spaced else LOCAL_NORMALIZERS
-    if (
-        not all(isinstance(one, local) for one in changes)
-        or not all(isinstance(one, (*SPLITTERS, pre_tokenizers.Metaspace)) for one in splits)
-        or not splits
-        # it takes white space in front of it away, however much that is
-        or (not spaced and any(token.lstrip for token in added))
-    ):
-        return None
-    normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
-    lengths = [len(form) for one in added for form in (one.content, normalize(one.content))]
-    words = Tokenizer(tokenizer.model)  # the vocabulary is shared
-    words.normalizer, words.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    words.add_tokens(added)
-    return Pieces(words, max(lengths, default=0) + 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """Finds how much of a text gives the same first tokens as all of it.
-
-    words   the tokenizer, without special tokens around a text
-    margin  that many words at the end of a piece may be others in the text
-    """
-
-    words: Tokenizer
-    margin: int
-
-    def enough(self, text: str, tokens: int, most: int) -> str | None:
-        """A beginning of the text that has more than `tokens` tokens, the first of which are those
-        of the text; or the text itself. None if `most` characters are not enough.
-        """
-        size = PER_TOKEN * tokens
-        while (size := min(size, most)) < len(text):
-            if self._certain(text[:size]) > tokens:
-                return text[:size]
-            if size == most:
-                return None
-            size *= 4
-        return text
-
-    def _certain(self, piece: str) -> int:
-        """How many of the piece's tokens any text that begins with it has."""
-        numbers = self.words.encode(piece, add_special_tokens=False).word_ids
-        last = numbers[-1] if numbers else None
-        if last is None:
-            return 0
-        return bisect_left(numbers, last - self.margin + 1, key=lambda number: number or 0)
-
-
-PER_TOKEN: Final = 8
-"""Characters of the first piece for each token; an English token has 4 to 5."""
 
 
 def _side(config: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]], what: str) -> str:
@@ -269,7 +176,7 @@ def _check_xlm(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> No
         "normalizer": (normalizers.Precompiled,),
     }
     for part, kinds in usual.items():
-        found = [one for one in _parts(getattr(tokenizer, part)) if not _one_space(one)]
+        found = [one for one in parts(getattr(tokenizer, part)) if not one_space(one)]
         types = [type(one) for one in found]
         if types != list(kinds) and (part != "normalizer" or types):
             names = [kind.__name__ for kind in types]
@@ -277,14 +184,6 @@ def _check_xlm(tokenizer: Tokenizer, config: Mapping[str, Any], name: str) -> No
             raise refused(FILE, part, names, f"{wanted} for {name}, {_OTHERWISE}")
     tokens = (config.get("bos_token") or "<s>", config.get("eos_token") or "</s>")
     _check_ends(tokenizer, name, [_content(CONFIG, "bos_token", token) for token in tokens])
-
-
-def _one_space(part: Any) -> bool:
-    """Whether it replaces several spaces by one."""
-    if not isinstance(part, normalizers.Replace):
-        return False
-    state = json.loads(part.__getstate__())
-    return bool(state["pattern"] == {"Regex": " {2,}"} and state["content"] == " ")
 
 
 def _check_ends(tokenizer: Tokenizer, name: str, tokens: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from engine.errors import InvalidRequest
-from engine.models.families.bert.vocabulary import Vocabulary
+from engine.models.families.bert.tokens.vocabulary import Vocabulary
 from engine.models.processor import Parameter, Prepared
 from engine.models.tensors import Arrays
 

@@ -1,0 +1,1 @@
+"""From a directory's tokenizer to token ids."""
