@@ -122,8 +122,9 @@ $(PEERS)/%/installed: benchmarks/peers/requirements/%.txt
 soak: $(STAMP) ## ten minutes of hostile and careless clients beside well-behaved ones; ARGS="--seconds 60"
 	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
-policies: $(STAMP) ## simulate Brim's policy and those of other servers: benchmarks/policies.md
+policies: $(STAMP) ## simulate Brim's policy and those of other servers: benchmarks/policies.md, fairness.md
 	$(BIN)/python -m benchmarks.policies
+	$(BIN)/python -m benchmarks.fairness
 
 train-digits: $(STAMP) ## train the digits classifier again
 	$(BIN)/python -m examples.digits.train

@@ -19,7 +19,7 @@ from typing import Generic, NamedTuple
 from engine.scheduling.costs.cost_table import CostTable
 from engine.scheduling.costs.estimators import WindowedMax
 from engine.scheduling.fair_share import FairShareTimeline
-from engine.scheduling.request_queue import Queued, R, RequestQueue, RowsByLength
+from engine.scheduling.request_queue import Queued, R, RequestQueue, RowsByLength, RowSlice
 
 NEVER = float("inf")
 
@@ -69,7 +69,7 @@ class AdmissionController(Generic[R]):
     def quote(self, request: Queued, now: float) -> Quote:
         """The quote for a request not queued yet. It is valid until the queue or device changes."""
         ahead, free_at = self._queue.rows_ahead(request), self._timeline.free_at(now)
-        finish_at = self._finish_at(ahead, request, free_at, now)
+        finish_at = self._finish_at(ahead, request, request.rows, free_at, free_at > now)
         waits = free_at > now or any(ahead.values())
         if waits:
             lateness = finish_at + self._margin(request, now) - request.deadline
@@ -80,20 +80,27 @@ class AdmissionController(Generic[R]):
             lateness = max(lateness, self._lateness_caused(ahead, request, free_at, now))
         return Quote(finish_at, lateness, waits)
 
-    def _finish_at(self, ahead: RowsByLength, request: Queued, free_at: float, now: float) -> float:
+    def _finish_at(
+        self, ahead: RowsByLength, request: Queued, left: int, free_at: float, waits: bool
+    ) -> float:
+        """When the `left` rows of a request are answered behind those `ahead`. `waits`: whether the
+        device is busy now.
+        """
         length, costs = request.bucket_length, self._costs
-        rows = ahead[length] + request.rows
-        if rows > request.rows or free_at > now:
-            # requests that arrive while it waits will fill its batch, which takes as long as a full
-            # one; the batch assembler ensures that it does not take longer
-            full = costs.best(length).rows
-            rows = -(-rows // full) * full
-        seconds = costs.min_device_seconds(length, rows)
+        rows = ahead[length] + left
+        # requests that arrive while it waits will fill its batch, which takes as long as a full
+        # one; the batch assembler ensures that it does not take longer
+        shared = waits or rows > left
+        seconds = costs.min_device_seconds(length, self._full(length, rows) if shared else rows)
         if len(ahead) > 1:
             for other, queued in ahead.items():
                 if queued and other != length:
                     seconds += costs.min_device_seconds(other, queued)
         return free_at + seconds / self._timeline.share(self._name)
+
+    def _full(self, length: int | None, rows: int) -> int:
+        full = self._costs.best(length).rows
+        return -(-rows // full) * full
 
     def _margin(self, request: Queued, now: float) -> float:
         return max(0.0, min(self._errors.value, (request.deadline - now) / 2))
@@ -101,22 +108,67 @@ class AdmissionController(Generic[R]):
     def _lateness_caused(
         self, ahead: RowsByLength, request: Queued, free_at: float, now: float
     ) -> float:
-        """The largest lateness of the requests behind it that are in time without it."""
+        """The largest lateness of the requests behind it that are in time without it: with the
+        margin, or at least without.
+        """
 
-        def lateness(rows: RowsByLength, other: Queued) -> float:
-            finish_at = self._finish_at(rows, other, free_at, now)
-            return finish_at + self._margin(other, now) - other.deadline
+        def lateness(rows: RowsByLength, other: R) -> float:
+            left = self._queue.rows_left(other)
+            return self._finish_at(rows, other, left, free_at, free_at > now) - other.deadline
 
         largest = -NEVER
         before, after = dict(ahead), dict(ahead)
         after[request.bucket_length] += request.rows
         for other in self._queue.requests_behind(request):
             delayed = lateness(after, other)
-            if delayed > 0 >= lateness(before, other):
-                largest = max(largest, delayed)
+            margin = self._margin(other, now)
+            if delayed + margin > 0:
+                without = lateness(before, other)
+                for allowed in (margin, 0.0):
+                    if delayed + allowed > 0 >= without + allowed:
+                        largest = max(largest, delayed + allowed)
             for rows in (before, after):
                 rows[other.bucket_length] += self._queue.rows_left(other)
         return largest
+
+    def large_can_wait(self, start_at: float, now: float) -> bool:
+        """Whether every large request is in time if all small ones that wait are taken before it.
+
+        The device is free from `start_at` on. The margin is kept, as in a quote.
+        """
+        queue, costs = self._queue, self._costs
+        seconds = sum(costs.min_device_seconds(n, self._full(n, r)) for n, r in queue.rows.items())
+        all_done_at = start_at + seconds / self._timeline.share(self._name)
+        if all_done_at + max(0.0, self._errors.value) <= queue.first_large_deadline():
+            return True
+        large = list(queue.large_in_order())
+        ahead = dict(queue.rows)
+        for request in large:
+            ahead[request.bucket_length] -= queue.rows_left(request)
+        for request in large:
+            left = queue.rows_left(request)
+            finish_at = self._finish_at(ahead, request, left, start_at, waits=True)
+            if finish_at + self._margin(request, now) > request.deadline:
+                return False
+            ahead[request.bucket_length] += left
+        return True
+
+    def overtaken(self, slices: Sequence[RowSlice[R]]) -> None:
+        """These were taken by `SMALL_FIRST`. Of a request that was taken before a large one due
+        earlier, and of that one, the prediction was for another order: its error means nothing.
+        """
+        queue, predicted = self._queue, self._predicted
+        done = [request for request, _, _ in slices if request not in queue]
+        latest = max((request.deadline for request in done), default=-NEVER)
+        first = queue.first_large_deadline()
+        if latest < first:
+            return
+        for request in done:
+            if request.deadline >= first:
+                predicted.pop(request, None)
+        for request in queue.large_in_order():
+            if request.deadline <= latest:
+                predicted.pop(request, None)
 
     def record(self, request: R, quote: Quote) -> None:
         """Remember the prediction for a request that is queued now."""
@@ -127,8 +179,8 @@ class AdmissionController(Generic[R]):
     def quote_last(self, requests: Sequence[R], room: int, now: float) -> list[float]:
         """The predicted finish of the first of these requests, each as `quote` would give it with
         those before it queued. The list ends before the first request that is not to be queued
-        without a `quote` of its own: it may be late, `room` rows do not suffice, it is divided, it
-        is not taken after all others, or it has another length or priority.
+        without a `quote` of its own: it may be late, `room` rows do not suffice, it is large or
+        divided, not taken after all others, or of another length or priority.
         """
         first, queue = requests[0], self._queue
         if not queue.is_last(first):
@@ -139,14 +191,14 @@ class AdmissionController(Generic[R]):
         rows, others = queue.rows[length], queue.total_rows - queue.rows[length]
         others_s = sum(seconds(n, r) for n, r in queue.rows.items() if r and n != length)
         waits, finishes = free_at > now or queue.total_rows > 0, []
-        part = queue.places.part
+        most = min(queue.places.part, queue.batch_rows[length])
         for request in requests:
             rows += request.rows
             if (
                 request.deadline < due
                 or request.priority != priority
                 or request.bucket_length != length
-                or request.rows > part
+                or request.rows > most
                 or rows + others - queue.total_rows > room
             ):
                 break

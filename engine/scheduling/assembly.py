@@ -8,7 +8,7 @@ from typing import Final, Generic
 
 from engine.scheduling.buckets import Bucket
 from engine.scheduling.costs.cost_table import CostTable
-from engine.scheduling.request_queue import R, RequestQueue, RowsByLength
+from engine.scheduling.request_queue import Order, R, RequestQueue, RowsByLength
 
 Lengths = tuple[int | None, ...]
 
@@ -22,7 +22,7 @@ class BatchAssembler(Generic[R]):
     start_at     when the device is free
     load         device-seconds per second that arrive
     complete     no more requests are expected: the queue is closed, or has all of a closed loop
-    by_deadline  ignore priorities: the earliest deadline is first
+    order        of the requests; the first of them is always in the batch
     """
 
     costs: CostTable
@@ -30,7 +30,7 @@ class BatchAssembler(Generic[R]):
     start_at: float
     load: float
     complete: bool
-    by_deadline: bool
+    order: Order
 
     def choose(self) -> tuple[Bucket, Lengths]:
         """The bucket, and the bucket lengths whose next rows fill it. The queue must not be empty.
@@ -38,7 +38,7 @@ class BatchAssembler(Generic[R]):
         A batch always contains the first request. Rows of neighbouring lengths may share the bucket
         of the longest, where that batch and the rest take less device time than any other choice.
         """
-        first = self.queue.first(by_deadline=self.by_deadline).bucket_length
+        first = self.queue.first(self.order).bucket_length
         queued = {length: rows for length, rows in self.queue.rows.items() if rows}
         lengths: Lengths = (first,)
         if len(queued) == 1:
@@ -69,7 +69,7 @@ class BatchAssembler(Generic[R]):
     def _total_seconds(self, queued: RowsByLength, bucket: Bucket, lengths: Lengths) -> float:
         """Device-seconds of this batch and then of the remaining rows, each length separately."""
         left = dict(queued)
-        for row_slice in self.queue.peek(lengths, bucket.rows, by_deadline=self.by_deadline):
+        for row_slice in self.queue.peek(lengths, bucket.rows, self.order):
             left[row_slice.request.bucket_length] -= row_slice.count
         rest = sum(self.costs.min_device_seconds(length, rows) for length, rows in left.items())
         return self.costs.seconds(bucket) + rest
@@ -94,7 +94,7 @@ class BatchAssembler(Generic[R]):
 
     def _meets_deadlines(self, bucket: Bucket, lengths: Lengths) -> bool:
         batches = self._batches(bucket)
-        return self.queue.meets_deadlines(lengths, batches, by_deadline=self.by_deadline)
+        return self.queue.meets_deadlines(lengths, batches, self.order)
 
     def _batches(self, bucket: Bucket) -> Iterator[tuple[int, float]]:
         """Rows and end of `bucket`, and then of the best one repeatedly, as admission predicts."""

@@ -1,18 +1,21 @@
-"""The queued requests: by priority, then earliest deadline first.
+"""The queued requests, and the orders in which their rows may be taken.
 
-Each pair of priority and bucket length has a queue of its own, sorted by deadline. Rows are taken
-from the fronts of these queues only, and a request may be split at any row: its remaining rows stay
-at the front.
+Each combination of priority, size and bucket length has a queue of its own, sorted by deadline.
+Rows are taken from the fronts of these queues only, and a request may be split at any row: its
+remaining rows stay at the front.
+
+The *size* of a request is 0 if its rows fit into one batch; such a request is *small*, any other
+*large*. It is one more each time that the number of batches doubles.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from heapq import merge
 from itertools import chain
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from engine.scheduling.places import UNLIMITED, Places
 
@@ -42,6 +45,20 @@ R = TypeVar("R", bound=Queued)
 R_co = TypeVar("R_co", bound=Queued, covariant=True)
 
 Entry = tuple[float, int, R]  # deadline, arrival number, request; sorted by deadline, then arrival
+Level = tuple[int, int]  # priority and size
+
+
+class Order(Enum):
+    """Which request is taken before which.
+
+    SMALL_FIRST  by priority, then by size, then the earliest deadline
+    PRIORITY     by priority, then the earliest deadline
+    DEADLINE     the earliest deadline alone
+    """
+
+    SMALL_FIRST = 0
+    PRIORITY = 1
+    DEADLINE = 2
 
 
 class RowSlice(NamedTuple, Generic[R_co]):
@@ -63,19 +80,30 @@ class RequestQueue(Generic[R]):
       - `places.held` are the rows beyond `places.part` of each queued request
     """
 
-    def __init__(self, bucket_lengths: Iterable[int | None], places: int = UNLIMITED) -> None:
+    def __init__(
+        self,
+        bucket_lengths: Iterable[int | None],
+        places: int = UNLIMITED,
+        batch_rows: RowsByLength | None = None,
+    ) -> None:
+        """`batch_rows` are the rows of one batch of each length; without, every size is 0."""
         self.closed = False
         self.places = Places(places)
         self.rows: dict[int | None, int] = dict.fromkeys(bucket_lengths, 0)
         self.total_rows = 0
-        # priority -> bucket length -> queue
-        self._queues: dict[int, dict[int | None, list[Entry[R]]]] = {}
+        self.batch_rows = dict.fromkeys(self.rows, UNLIMITED) if batch_rows is None else batch_rows
+        self.large = 0  # how many large requests are queued
+        # level -> bucket length -> queue
+        self._queues: dict[Level, dict[int | None, list[Entry[R]]]] = {}
         self._numbers: dict[R, int] = {}
         self._taken: dict[R, int] = {}  # rows taken already, of the requests that were split
         self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._numbers)
+
+    def __contains__(self, request: object) -> bool:
+        return request in self._numbers
 
     def __iter__(self) -> Iterator[R]:
         return iter(self._numbers)
@@ -84,32 +112,38 @@ class RequestQueue(Generic[R]):
         """Queue a request."""
         self._arrivals += 1
         self._numbers[request] = self._arrivals
-        queue = self._level(request.priority)[request.bucket_length]
+        level = self._level_of(request)
+        self.large += level[1] > 0
+        queue = self._level(level)[request.bucket_length]
         insort(queue, (request.deadline, self._arrivals, request))
         self.rows[request.bucket_length] += request.rows
         self.total_rows += request.rows
         self.places.enter(request.rows)
 
     def append(self, requests: Sequence[R], rows: int) -> None:
-        """Queue requests of one priority and bucket length, `rows` rows together, none of them so
-        large that it is divided. Each is due at the same time as the one before it or later, and
-        the first as the last of its queue.
+        """Queue small requests of one priority and bucket length, `rows` rows together, none of
+        which is divided. Each is due at the same time as the one before it or later, and the first
+        as the last of its queue.
         """
         first = requests[0]
         numbers = range(self._arrivals + 1, self._arrivals + 1 + len(requests))
         self._arrivals += len(requests)
         self._numbers.update(zip(requests, numbers, strict=True))
-        queue = self._level(first.priority)[first.bucket_length]
+        queue = self._level((first.priority, 0))[first.bucket_length]
         queue += [
             (request.deadline, n, request) for n, request in zip(numbers, requests, strict=True)
         ]
         self.rows[first.bucket_length] += rows
         self.total_rows += rows
 
-    def _level(self, priority: int) -> dict[int | None, list[Entry[R]]]:
-        queues = self._queues.get(priority)
+    def _level_of(self, request: Queued) -> Level:
+        rows, batch = request.rows, self.batch_rows[request.bucket_length]
+        return request.priority, (((rows - 1) // batch).bit_length() if rows > batch else 0)
+
+    def _level(self, level: Level) -> dict[int | None, list[Entry[R]]]:
+        queues = self._queues.get(level)
         if queues is None:
-            queues = self._queues[priority] = {length: [] for length in self.rows}
+            queues = self._queues[level] = {length: [] for length in self.rows}
             self._queues = dict(sorted(self._queues.items()))
         return queues
 
@@ -118,7 +152,9 @@ class RequestQueue(Generic[R]):
         number = self._numbers.pop(request, None)
         if number is None:
             return
-        queue = self._queues[request.priority][request.bucket_length]
+        level = self._level_of(request)
+        self.large -= level[1] > 0
+        queue = self._queues[level][request.bucket_length]
         del queue[bisect_left(queue, (request.deadline, number))]
         left = request.rows - self._taken.pop(request, 0)
         if request.rows > self.places.part:
@@ -135,38 +171,51 @@ class RequestQueue(Generic[R]):
         """How many places the queued rows take."""
         return self.total_rows - self.places.held
 
-    def first(self, *, by_deadline: bool = False) -> R:
-        """The next request: the earliest deadline of the highest priority, or of all."""
-        return next(self._in_order(self.rows, by_deadline))[2]
+    def first(self, order: Order = Order.SMALL_FIRST) -> R:
+        """The next request."""
+        return next(self._in_order(self.rows, order))[2]
 
     def rows_left(self, request: R) -> int:
         """How many rows of a queued request have not been taken."""
         return request.rows - self._taken.get(request, 0)
 
-    def _in_order(self, lengths: Lengths, by_deadline: bool) -> Iterator[Entry[R]]:
+    def _in_order(self, lengths: Lengths, order: Order) -> Iterator[Entry[R]]:
         if len(lengths) == len(self._queues) == 1:
             (queues,), (length,) = self._queues.values(), lengths
             return iter(queues[length])
-        levels = [
-            [queues[length] for length in lengths if queues[length]]
-            for queues in self._queues.values()
-        ]
-        if len(levels) == len(lengths) == 1:
-            return chain.from_iterable(levels[0])
-        if by_deadline:
-            return merge(*chain.from_iterable(levels))
+        groups: dict[Any, list[list[Entry[R]]]] = {}  # in order; each is taken by deadline
+        for level, queues in self._queues.items():
+            filled = [queues[length] for length in lengths if queues[length]]
+            if filled:
+                key = level if order is Order.SMALL_FIRST else order is Order.PRIORITY and level[0]
+                groups.setdefault(key, []).extend(filled)
         return chain.from_iterable(
-            level[0] if len(level) == 1 else merge(*level) for level in levels if level
+            group[0] if len(group) == 1 else merge(*group) for group in groups.values()
+        )
+
+    def large_in_order(self) -> Iterator[R]:
+        """The large requests, as `SMALL_FIRST` takes them."""
+        for (_, size), queues in self._queues.items():
+            if size:
+                yield from (request for _, _, request in merge(*queues.values()))
+
+    def first_large_deadline(self) -> float:
+        """The earliest deadline of a large request. There must be one."""
+        return min(
+            queue[0][0]
+            for (_, size), queues in self._queues.items()
+            for queue in queues.values()
+            if size and queue
         )
 
     def meets_deadlines(
-        self, lengths: Lengths, batches: Iterator[tuple[int, float]], *, by_deadline: bool
+        self, lengths: Lengths, batches: Iterator[tuple[int, float]], order: Order
     ) -> bool:
         """Whether these batches, filled in order, answer all rows of these lengths in time.
         `batches` yields the rows and the end of each, without end.
         """
         room, ends_at = next(batches)
-        for deadline, _, request in self._in_order(lengths, by_deadline):
+        for deadline, _, request in self._in_order(lengths, order):
             if deadline < ends_at:
                 return False
             room -= self.rows_left(request)
@@ -182,14 +231,18 @@ class RequestQueue(Generic[R]):
     @property
     def last(self) -> tuple[int, float]:
         """The lowest priority in the queue, and its latest deadline; (0, 0) if it is empty."""
-        ends = [(p, q[-1][0]) for p, queues in self._queues.items() for q in queues.values() if q]
+        ends = [
+            (p, q[-1][0]) for (p, _), queues in self._queues.items() for q in queues.values() if q
+        ]
         return max(ends, default=(0, 0.0))
 
-    def peek(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> list[RowSlice[R]]:
+    def peek(
+        self, lengths: Lengths, rows: int, order: Order = Order.SMALL_FIRST
+    ) -> list[RowSlice[R]]:
         """The next rows of these bucket lengths, `rows` at most, in order."""
         slices: list[RowSlice[R]] = []
         taken = self._taken
-        for _, _, request in self._in_order(lengths, by_deadline):
+        for _, _, request in self._in_order(lengths, order):
             start = taken.get(request, 0) if taken else 0
             count = min(rows, request.rows - start)
             slices.append(RowSlice(request, start, count))
@@ -198,28 +251,40 @@ class RequestQueue(Generic[R]):
                 break
         return slices
 
-    def take(self, lengths: Lengths, rows: int, *, by_deadline: bool) -> tuple[RowSlice[R], ...]:
+    def take(
+        self, lengths: Lengths, rows: int, order: Order = Order.SMALL_FIRST
+    ) -> tuple[RowSlice[R], ...]:
         """Remove and return the rows that `peek` returns."""
-        slices = self.peek(lengths, rows, by_deadline=by_deadline)
-        left, part, done = self.rows, self.places.part, Counter[tuple[int, int | None]]()
+        slices = self.peek(lengths, rows, order)
+        left, part = self.rows, self.places.part
         for request, start, count in slices:
             left[request.bucket_length] -= count
             self.total_rows -= count
             if request.rows > part:
                 self.places.take(request.rows - start, count)
             if start + count == request.rows:
-                done[request.priority, request.bucket_length] += 1
                 del self._numbers[request]
                 self._taken.pop(request, None)
             else:
                 self._taken[request] = start + count
-        for (priority, length), requests in done.items():
-            # rows are taken from the front of a queue only
-            del self._queues[priority][length][:requests]
+        for (_, size), queues in self._queues.items():
+            for length in lengths:
+                gone = self._drop_taken(queues[length])
+                self.large -= gone if size else 0
         return tuple(slices)
 
+    def _drop_taken(self, queue: list[Entry[R]]) -> int:
+        """Remove the requests whose last rows were taken. They are at the front."""
+        numbers, gone = self._numbers, 0
+        for _, _, request in queue:
+            if request in numbers:
+                break
+            gone += 1
+        del queue[:gone]
+        return gone
+
     def rows_ahead(self, request: Queued) -> RowsByLength:
-        """Rows, by bucket length, that would be taken before those of a request not yet queued;
+        """Rows, by bucket length, that `PRIORITY` takes before those of a request not yet queued;
         `self.rows` itself where that is every row.
         """
         if self.is_last(request):
@@ -228,9 +293,9 @@ class RequestQueue(Generic[R]):
         return {n: self._length_ahead(n, request.priority, last) for n in self.rows}
 
     def is_last(self, request: Queued) -> bool:
-        """Whether a request not queued yet would be taken after all others."""
+        """Whether `PRIORITY` takes a request not queued yet after all others."""
         priority, deadline = request.priority, request.deadline
-        for level, queues in self._queues.items():
+        for (level, _), queues in self._queues.items():
             if level >= priority:
                 for queue in queues.values():
                     if queue and (level > priority or queue[-1][0] > deadline):
@@ -239,7 +304,7 @@ class RequestQueue(Generic[R]):
 
     def _length_ahead(self, length: int | None, priority: int, last: tuple[float, int]) -> int:
         rows = 0
-        for level, queues in self._queues.items():
+        for (level, _), queues in self._queues.items():
             if level <= priority:
                 queue = queues[length]
                 end = len(queue) if level < priority else bisect_left(queue, last)
@@ -247,8 +312,12 @@ class RequestQueue(Generic[R]):
         return rows
 
     def requests_behind(self, request: Queued) -> Iterator[R]:
-        """Requests of its priority, in order, that a request not yet queued would precede."""
+        """Requests of its priority that `PRIORITY` takes after one not yet queued, in order."""
         last = (request.deadline, self._arrivals + 1)
-        queues = self._queues.get(request.priority, {})
-        tails = [queue[bisect_left(queue, last) :] for queue in queues.values()]
+        tails = [
+            queue[bisect_left(queue, last) :]
+            for (level, _), queues in self._queues.items()
+            if level == request.priority
+            for queue in queues.values()
+        ]
         return (other for _, _, other in merge(*filter(None, tails)))

@@ -9,7 +9,9 @@
    (`LaunchDelay`). There is no other delay.
 4. Of models that share the device, the one furthest behind its share is next
    (`FairShareTimeline`).
-5. The bucket follows the policy for the queued rows (`BatchAssembler`, `BucketPolicy`).
+5. Small requests are taken before large ones, as long as these are in time all the same
+   (`AdmissionController.large_can_wait`).
+6. The bucket follows the policy for the queued rows (`BatchAssembler`, `BucketPolicy`).
 
 Admission comes before: `quote` predicts whether a request would be answered in time.
 """
@@ -27,11 +29,11 @@ from engine.scheduling.closed_loop import LaunchDelay
 from engine.scheduling.costs.cost_table import CostTable
 from engine.scheduling.costs.estimators import DecayingRate, LeadTime
 from engine.scheduling.fair_share import FairShareTimeline, InFlightBatch
-from engine.scheduling.request_queue import Queued, R, R_co, RequestQueue, RowSlice
+from engine.scheduling.request_queue import Order, Queued, R, R_co, RequestQueue, RowSlice
 
 STARVATION_INTERVAL: Final = 8
-"""One of so many batches ignores priorities and takes the earliest deadlines. Every deadline is the
-earliest at some time, so no priority starves another."""
+"""One of so many batches ignores priorities and sizes and takes the earliest deadlines. Every
+deadline is the earliest at some time, so none starves another."""
 
 LOAD_MEMORY: Final = 50  # time constant of the load, in full batches of the most expensive length
 
@@ -88,6 +90,12 @@ class SchedulerOptions:
     lead_s: float = 0.0
 
 
+def _rows_in(seconds: float, costs: CostTable, length: int | None) -> int:
+    """How many rows of a length take so many device-seconds, in full buckets of the best size."""
+    best = costs.best(length)
+    return round(best.rows * seconds / costs.seconds(best))
+
+
 class Scheduler(Generic[R]):
     """The queue of one model and its batches in flight.
 
@@ -116,11 +124,12 @@ class Scheduler(Generic[R]):
         self.timeline = FairShareTimeline() if timeline is None else timeline
         self.timeline.join(name, weight)
         self._name = name
-        self.queue: RequestQueue[R] = RequestQueue(bucket_lengths, options.max_rows)
+        longest = max(costs.seconds(costs.best(length)) for length in bucket_lengths)
+        batch_rows = {length: _rows_in(longest, costs, length) for length in bucket_lengths}
+        self.queue: RequestQueue[R] = RequestQueue(bucket_lengths, options.max_rows, batch_rows)
         self._admission = AdmissionController(name, costs, self.queue, self.timeline)
         self._delay = LaunchDelay(options.max_wait_s, costs, self.queue)
         self._lead = LeadTime(options.lead_s)
-        longest = max(costs.seconds(costs.best(length)) for length in bucket_lengths)
         self._load = DecayingRate(LOAD_MEMORY * longest)
         self._launches = 0
         self.wakes_on_arrival = True
@@ -265,14 +274,15 @@ class Scheduler(Generic[R]):
         return self._launch(now, start_at)
 
     def _launch(self, now: float, start_at: float) -> Launch[R]:
-        self._launches += 1
-        by_deadline = self._launches % STARVATION_INTERVAL == 0
+        order = self._order(now, start_at)
         complete = self.queue.closed or self._delay.no_more_arrivals(now, start_at)
         load = self._load.value(now)
-        assembler = BatchAssembler(self.costs, self.queue, start_at, load, complete, by_deadline)
+        assembler = BatchAssembler(self.costs, self.queue, start_at, load, complete, order)
         bucket, lengths = assembler.choose()
         queued = self.queue.total_rows
-        slices = self.queue.take(lengths, bucket.rows, by_deadline=by_deadline)
+        slices = self.queue.take(lengths, bucket.rows, order)
+        if self.queue.large and order is Order.SMALL_FIRST:
+            self._admission.overtaken(slices)
         rows = queued - self.queue.total_rows
         batch = self.timeline.launch(self._name, self.costs.seconds(bucket), now)
         launch = Launch(bucket, slices, self._reason(bucket, rows, start_at > now), batch, rows)
@@ -281,6 +291,14 @@ class Scheduler(Generic[R]):
         self._delay.active = False
         self.timeline.set_runnable(self._name, self.queue.total_rows > 0)
         return launch
+
+    def _order(self, now: float, start_at: float) -> Order:
+        self._launches += 1
+        if self._launches % STARVATION_INTERVAL == 0:
+            return Order.DEADLINE
+        if self.queue.large and not self._admission.large_can_wait(start_at, now):
+            return Order.PRIORITY
+        return Order.SMALL_FIRST
 
     def _reason(self, bucket: Bucket, rows: int, busy: bool) -> Reason:
         if rows == bucket.rows and rows >= self.costs.best(bucket.length).rows:

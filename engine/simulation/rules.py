@@ -71,7 +71,7 @@ class Rule:
 
     def _launch(self, rows: int, now: float) -> Launch[Request]:
         bucket = self.fit(rows)
-        slices = self.queue.take((bucket.length,), rows, by_deadline=False)
+        slices = self.queue.take((bucket.length,), rows)
         self.wakes_on_arrival = False
         seconds = self.costs.seconds(bucket)
         reason: Reason = "full" if rows == bucket.rows else "idle"

@@ -200,10 +200,10 @@ def test_a_failed_batch_takes_the_other_rows_of_its_requests_out_of_the_queue(
 ) -> None:
     rig = make_rig(start=False, depth=2)
     rig.submit(1, 2, 3, 4, 5, 6)
-    stays = rig.submit(7)
     assert rig.work.borrow()
     dispatch = rig.work.next_now()
     assert isinstance(dispatch, Dispatch)
+    stays = rig.submit(7)
     assert rig.work.load().queued_rows == 3
     now = rig.clock()
     rig.work.complete(dispatch, now, now, failed=True)

@@ -206,6 +206,12 @@ def test_the_margin_is_the_largest_error_of_the_last_thousands() -> None:
     assert lateness(admission, Request(1, 13.25)) == -0.25
 
 
+def test_a_request_that_is_in_time_by_less_than_the_margin_is_not_made_late() -> None:
+    model = Model(COSTS, [Request(16, 13.5)], (None,))
+    answered(model.admission, 1.0, 1)
+    assert lateness(model.admission, Request(1, 12.0)) == 2.5
+
+
 def test_the_margin_is_at_most_half_of_the_time_that_a_request_has() -> None:
     admission = behind_one()
     answered(admission, 100.0, 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.scheduling.assembly import BatchAssembler
 from engine.scheduling.buckets import Bucket
 from engine.scheduling.costs.cost_table import CostTable
-from engine.scheduling.request_queue import DEFAULT_PRIORITY, RequestQueue
+from engine.scheduling.request_queue import DEFAULT_PRIORITY, Order, RequestQueue
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Case:
     queued: Iterable[Request]
     costs: CostTable = ONE
     complete: bool = False
-    by_deadline: bool = False
+    order: Order = Order.SMALL_FIRST
 
     def chosen(self) -> str:
         queue: RequestQueue[Request] = RequestQueue(
@@ -65,7 +65,7 @@ class Case:
         )
         for request in self.queued:
             queue.add(request)
-        assembler = BatchAssembler(self.costs, queue, 10.0, 0.8, self.complete, self.by_deadline)
+        assembler = BatchAssembler(self.costs, queue, 10.0, 0.8, self.complete, self.order)
         bucket, bucket_lengths = assembler.choose()
         return f"{bucket}: {' '.join(map(str, bucket_lengths))}"
 
@@ -137,7 +137,7 @@ TABLE = {
         "1x16: 16",
         [Request(1, 16, 20.0), Request(1, 64, 90.0, priority=1)],
         EXPENSIVE_TO_SHARE,
-        by_deadline=True,
+        order=Order.DEADLINE,
     ),
 }
 
@@ -160,20 +160,20 @@ requests = st.builds(
 @given(
     queued=st.lists(requests, min_size=1, max_size=12),
     complete=st.booleans(),
-    by_deadline=st.booleans(),
+    order=st.sampled_from(Order),
 )
 def test_the_batch_contains_the_first_request_and_its_lengths_fit_the_bucket(
-    queued: list[Request], complete: bool, by_deadline: bool
+    queued: list[Request], complete: bool, order: Order
 ) -> None:
     queue: RequestQueue[Request] = RequestQueue((16, 32, 64))
     for request in queued:
         queue.add(request)
-    first = queue.first(by_deadline=by_deadline)
-    bucket, bucket_lengths = BatchAssembler(THREE, queue, 10.0, 0.8, complete, by_deadline).choose()
+    first = queue.first(order)
+    bucket, bucket_lengths = BatchAssembler(THREE, queue, 10.0, 0.8, complete, order).choose()
     assert first.bucket_length in bucket_lengths
     assert bucket in THREE.useful(bucket_lengths[-1])
     assert list(bucket_lengths) == sorted(
         {bucket_length for bucket_length in bucket_lengths if bucket_length is not None}
     )
     assert all(queue.rows[bucket_length] for bucket_length in bucket_lengths)
-    assert queue.take(bucket_lengths, bucket.rows, by_deadline=by_deadline)[0].request is first
+    assert queue.take(bucket_lengths, bucket.rows, order)[0].request is first

@@ -51,7 +51,7 @@ def test_each_request_takes_its_rows_or_a_sixteenth(
         if operation == "add" and queue.has_room(rows):
             queue.add(Request(f"r{number}", rows))
         elif operation == "take":
-            queue.take((None,), rows, by_deadline=False)
+            queue.take((None,), rows)
         elif operation == "discard" and len(queue):
             queue.discard(list(queue)[rows % len(queue)])
         part = queue.places.part

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, count
+from typing import Final
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from engine.scheduling.request_queue import DEFAULT_PRIORITY, RequestQueue
+from engine.scheduling.request_queue import DEFAULT_PRIORITY, Order, RequestQueue
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,15 @@ class Request:
         return self.name
 
 
+BATCH: Final = 4
+"""Rows of one batch: requests of more are large."""
+
+
 def queued(
     *requests: Request, bucket_lengths: tuple[int | None, ...] = (None,)
 ) -> RequestQueue[Request]:
-    queue: RequestQueue[Request] = RequestQueue(bucket_lengths)
+    batch_rows = dict.fromkeys(bucket_lengths, BATCH)
+    queue: RequestQueue[Request] = RequestQueue(bucket_lengths, batch_rows=batch_rows)
     for request in requests:
         queue.add(request)
     return queue
@@ -42,53 +48,76 @@ def taken(
     queue: RequestQueue[Request],
     rows: int,
     bucket_lengths: tuple[int | None, ...] = (None,),
-    *,
-    by_deadline: bool = False,
+    order: Order = Order.SMALL_FIRST,
 ) -> str:
     """The next rows as one line: `a[0:3] b[0:5]`."""
-    slices = queue.take(bucket_lengths, rows, by_deadline=by_deadline)
+    slices = queue.take(bucket_lengths, rows, order)
     return " ".join(f"{p.request}[{p.start}:{p.start + p.count}]" for p in slices)
 
 
 @pytest.mark.parametrize(
-    ("requests", "by_deadline", "expected"),
+    ("requests", "order", "expected"),
     [
         pytest.param(
             [Request("a"), Request("b"), Request("c")],
-            False,
+            Order.SMALL_FIRST,
             "a[0:1] b[0:1] c[0:1]",
             id="equal-deadlines-keep-the-order-of-arrival",
         ),
         pytest.param(
             [Request("a", deadline=9), Request("b", deadline=7), Request("c", deadline=8)],
-            False,
+            Order.SMALL_FIRST,
             "b[0:1] c[0:1] a[0:1]",
             id="the-earliest-deadline-is-first",
         ),
         pytest.param(
             [Request("a", deadline=1), Request("b", deadline=9, priority=1)],
-            False,
+            Order.SMALL_FIRST,
             "b[0:1] a[0:1]",
             id="priority-comes-before-deadline",
         ),
         pytest.param(
             [Request("a", deadline=1), Request("b", deadline=9, priority=1)],
-            True,
+            Order.DEADLINE,
             "a[0:1] b[0:1]",
             id="by-deadline-priorities-are-ignored",
         ),
         pytest.param(
             [Request("a", priority=9), Request("b", priority=1), Request("c", priority=5)],
-            False,
+            Order.SMALL_FIRST,
             "b[0:1] c[0:1] a[0:1]",
             id="in-whatever-order-priorities-arrive",
+        ),
+        pytest.param(
+            [Request("a", 5), Request("b", 9), Request("c", 4, 101), Request("d", 6, 99)],
+            Order.SMALL_FIRST,
+            "c[0:4] d[0:6] a[0:5] b[0:9]",
+            id="small-before-large-and-by-deadline-where-the-number-of-batches-is-alike",
+        ),
+        pytest.param(
+            [Request("a", 5), Request("b", 9), Request("c", 4, 101), Request("d", 6, 99)],
+            Order.PRIORITY,
+            "d[0:6] a[0:5] b[0:9] c[0:4]",
+            id="by-deadline-sizes-are-ignored",
+        ),
+        pytest.param(
+            [Request("a", 5, 1, priority=9), Request("b", 9, 2), Request("c", 4, 3)],
+            Order.PRIORITY,
+            "b[0:9] c[0:4] a[0:5]",
+            id="and-priorities-not",
+        ),
+        pytest.param(
+            [Request("a", 1, 1, priority=9), Request("b", 9, 2), Request("c", 4, 3)],
+            Order.SMALL_FIRST,
+            "c[0:4] b[0:9] a[0:1]",
+            id="a-large-request-comes-before-a-small-one-of-a-lower-priority",
         ),
     ],
 )
 def test_the_order_in_which_rows_are_taken(
-    requests: list[Request], by_deadline: bool, expected: str
+    requests: list[Request], order: Order, expected: str
 ) -> None:
-    assert taken(queued(*requests), 99, by_deadline=by_deadline) == expected
+    assert taken(queued(*requests), 99, order=order) == expected
 
 
 def test_a_request_is_split_at_any_row_and_its_rest_stays_in_front() -> None:
@@ -96,7 +125,7 @@ def test_a_request_is_split_at_any_row_and_its_rest_stays_in_front() -> None:
     assert taken(queue, 3) == "a[0:3]"
     assert taken(queue, 4) == "a[3:5] b[0:2]"
     queue.add(Request("c", 1))
-    assert taken(queue, 9) == "b[2:5] c[0:1]"
+    assert taken(queue, 9, order=Order.PRIORITY) == "b[2:5] c[0:1]"
     assert (len(queue), queue.rows) == (0, {None: 0})
 
 
@@ -114,7 +143,7 @@ def test_several_lengths_are_taken_together_by_deadline_and_others_stay() -> Non
         Request("c", deadline=2, bucket_length=32),
         bucket_lengths=(16, 32, 64),
     )
-    assert [str(s.request) for s in queue.peek((16, 64), 9, by_deadline=False)] == ["b", "a"]
+    assert [str(s.request) for s in queue.peek((16, 64), 9)] == ["b", "a"]
     assert taken(queue, 9, (16, 64)) == "b[0:1] a[0:1]"
     assert queue.rows == {16: 0, 32: 1, 64: 0}
 
@@ -154,7 +183,17 @@ def test_rows_are_in_time_if_their_batch_ends_by_their_deadline(
 ) -> None:
     queue = queued(Request("a", 2, deadline=1), Request("b", 3, deadline=2))
     later = ((9, 50.0 + number) for number in count())
-    assert queue.meets_deadlines((None,), chain(batches, later), by_deadline=False) == expected
+    assert queue.meets_deadlines((None,), chain(batches, later), Order.SMALL_FIRST) == expected
+
+
+def key_of(request: Request, order: Order) -> tuple[int, int, float]:
+    """What an order sorts by."""
+    size = ((request.rows - 1) // BATCH).bit_length()
+    return {
+        Order.SMALL_FIRST: (request.priority, size, request.deadline),
+        Order.PRIORITY: (request.priority, 0, request.deadline),
+        Order.DEADLINE: (0, 0, request.deadline),
+    }[order]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -162,10 +201,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     requests = Bundle("requests")
     bucket_lengths = st.sampled_from([(16,), (64,), (16, 64)])
+    orders = st.sampled_from(Order)
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: RequestQueue[Request] = RequestQueue((16, 64))
+        self.queue: RequestQueue[Request] = queued(bucket_lengths=(16, 64))
         self.model: list[tuple[Request, int]] = []  # in the order of arrival
         self.number = 0
 
@@ -173,25 +213,23 @@ class AnyOrder(RuleBasedStateMachine):
         self.number += 1
         return Request(f"r{self.number}", rows, float(deadline), priority, bucket_length)
 
-    def in_order(
-        self, bucket_lengths: tuple[int, ...], by_deadline: bool
-    ) -> list[tuple[Request, int]]:
+    def in_order(self, bucket_lengths: tuple[int, ...], order: Order) -> list[tuple[Request, int]]:
         # sorting keeps the order of arrival among equals
         return sorted(
             ((r, left) for r, left in self.model if r.bucket_length in bucket_lengths),
-            key=lambda one: (0 if by_deadline else one[0].priority, one[0].deadline),
+            key=lambda one: key_of(one[0], order),
         )
 
     @rule(
         target=requests,
-        rows=st.integers(1, 5),
+        rows=st.integers(1, 20),
         deadline=st.integers(0, 6),
         priority=st.sampled_from([1, 5, 9]),
         bucket_length=st.sampled_from([16, 64]),
     )
     def add(self, rows: int, deadline: int, priority: int, bucket_length: int) -> Request:
         request = self.made(rows, deadline, priority, bucket_length)
-        before = self.in_order((16, 64), False)
+        before = self.in_order((16, 64), Order.PRIORITY)
         ahead = Counter({16: 0, 64: 0})
         for other, left in before:
             if (other.priority, other.deadline) <= (priority, request.deadline):
@@ -216,16 +254,16 @@ class AnyOrder(RuleBasedStateMachine):
     def discard_for_good(self, request: Request) -> None:
         self.discard(request)
 
-    @rule(bucket_lengths=bucket_lengths, rows=st.integers(1, 9), by_deadline=st.booleans())
-    def take(self, bucket_lengths: tuple[int, ...], rows: int, by_deadline: bool) -> None:
+    @rule(bucket_lengths=bucket_lengths, rows=st.integers(1, 30), order=orders)
+    def take(self, bucket_lengths: tuple[int, ...], rows: int, order: Order) -> None:
         expected, room_left = [], rows
-        for request, left in self.in_order(bucket_lengths, by_deadline):
+        for request, left in self.in_order(bucket_lengths, order):
             count = min(left, room_left)
             if count:
                 expected.append((request, request.rows - left, count))
                 room_left -= count
-        peeked = self.queue.peek(bucket_lengths, rows, by_deadline=by_deadline)
-        slices = self.queue.take(bucket_lengths, rows, by_deadline=by_deadline)
+        peeked = self.queue.peek(bucket_lengths, rows, order)
+        slices = self.queue.take(bucket_lengths, rows, order)
         assert [(p.request, p.start, p.count) for p in slices] == expected
         assert peeked == list(slices)
         gone = {request: count for request, _, count in expected}
@@ -235,19 +273,17 @@ class AnyOrder(RuleBasedStateMachine):
         bucket_lengths=bucket_lengths,
         rows=st.integers(1, 9),
         step=st.integers(1, 8),
-        by_deadline=st.booleans(),
+        order=orders,
     )
     def ask_whether_deadlines_are_met(
-        self, bucket_lengths: tuple[int, ...], rows: int, step: int, by_deadline: bool
+        self, bucket_lengths: tuple[int, ...], rows: int, step: int, order: Order
     ) -> None:
-        deadlines = [r.deadline for r, left in self.in_order(bucket_lengths, by_deadline)
+        deadlines = [r.deadline for r, left in self.in_order(bucket_lengths, order)
                      for _ in range(left)]  # fmt: skip
         ends = [step / 4 * (1 + place // rows) for place in range(len(deadlines))]
         expected = all(d >= end for d, end in zip(deadlines, ends, strict=True))
         batches = ((rows, step / 4 * number) for number in count(1))
-        assert (
-            self.queue.meets_deadlines(bucket_lengths, batches, by_deadline=by_deadline) == expected
-        )
+        assert self.queue.meets_deadlines(bucket_lengths, batches, order) == expected
 
     @invariant()
     def every_request_is_there(self) -> None:
@@ -259,10 +295,19 @@ class AnyOrder(RuleBasedStateMachine):
             )
         for request, left in self.model:
             assert self.queue.rows_left(request) == left
-        for by_deadline in (False, True):
-            order = self.in_order((16, 64), by_deadline)
-            if order:
-                assert self.queue.first(by_deadline=by_deadline) is order[0][0]
+        for order in Order:
+            ordered = self.in_order((16, 64), order)
+            if ordered:
+                assert self.queue.first(order) is ordered[0][0]
+
+    @invariant()
+    def large_requests_are_known(self) -> None:
+        ordered = self.in_order((16, 64), Order.SMALL_FIRST)
+        large = [request for request, _ in ordered if request.rows > BATCH]
+        assert list(self.queue.large_in_order()) == large
+        assert self.queue.large == len(large)
+        if large:
+            assert self.queue.first_large_deadline() == min(r.deadline for r in large)
 
 
 TestAnyOrder = AnyOrder.TestCase
