@@ -1,7 +1,6 @@
 """One client's connection, from its first byte to its last.
 
-An idle connection costs a socket and this object. While a request runs nothing is read, so a client
-that sends faster than it is answered is slowed down by TCP.
+While a request runs nothing is read, so TCP slows down a client that sends too fast.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.suspension import Pending
 from app.worker.transport import EVENTS, Transport
 
-READS_IN_A_ROW: Final = 16
-"""Reads of one connection before the others are handled."""
+READS_IN_A_ROW: Final = 16  # of one connection, before the others are handled
+
+ASK_AFTER_S: Final = 0.25  # an answer that comes sooner needs no question before it
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -88,7 +88,10 @@ class Connection:
     def on_alarm(self) -> None:
         """Close a connection that took too long, or answer a request at its deadline."""
         if self.state is State.SUSPENDED:
-            self._pending.expire()
+            if self._pending.deadline > self._host.loop.clock():
+                self._ask()
+            else:
+                self._pending.expire()
         elif self.state is State.RUNNING:
             self._expire()
         else:
@@ -211,7 +214,6 @@ class Connection:
     # --- running ---------------------------------------------------------------------------------
 
     def _call(self) -> None:
-        """Call the application: the request is complete."""
         cycle, head = self._cycle, self._head
         if cycle is None or head is None:
             raise AssertionError("a body without its request; this is a bug")
@@ -227,7 +229,6 @@ class Connection:
         self._run(cycle, cycle.call, self._called, first=False)
 
     def _enter_running(self) -> None:
-        """Clear the alarm: the application may take any time."""
         self.state = State.RUNNING
         self._alarm.clear()
 
@@ -289,17 +290,18 @@ class Connection:
             self._on_hang_up()
 
     def _on_hang_up(self) -> None:
-        """The client sends nothing more: it has gone, or wants its answer and has said all.
-
-        An interim answer, which HTTP/1.1 allows at any time, tells the two apart: one that has gone
-        resets the connection.
-        """
+        """The client sends nothing more: it has gone, or wants its answer and has said all."""
         cycle = self._cycle
         if self._transport.gone:
             self._pending.cancel()
         elif cycle is not None and cycle.request.version >= (1, 1) and self._transport.may_ask():
-            self._write_buffer.sendall(_CONTINUE)
-            self._flush()
+            self._alarm.set(min(self._pending.deadline, self._host.loop.clock() + ASK_AFTER_S))
+
+    def _ask(self) -> None:
+        """Send an interim answer, which HTTP/1.1 allows: a client that has gone resets."""
+        self._alarm.set(self._pending.deadline)
+        self._write_buffer.sendall(_CONTINUE)
+        self._flush()
 
     def _resume(self) -> None:
         """The pending result is ready."""
@@ -375,7 +377,6 @@ class Connection:
             self._host.loop.call_soon((self._go_on,))
 
     def _go_on(self) -> None:
-        """Handle what is buffered, then what came meanwhile: its event was ignored."""
         self._proceed()
         self._read()
 

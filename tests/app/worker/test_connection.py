@@ -22,7 +22,7 @@ from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import PreparedResponse
 from app.worker.calls.job import Job
 from app.worker.calls.refusal import Refusal
-from app.worker.connection import Connection
+from app.worker.connection import ASK_AFTER_S, Connection
 from app.worker.limits.bounds import Bounds
 from app.worker.limits.budget import ByteBudget
 from app.worker.limits.limits import Limits
@@ -387,25 +387,38 @@ def test_a_client_that_closed_before_its_request_was_submitted_cancels_it_too(ri
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["soon", "late"])
 @pytest.mark.parametrize("when", ["before", "while it waits"])
 @pytest.mark.parametrize(("version", "interim"), [("1.1", CONTINUE), ("1.0", b"")])
 def test_a_client_that_closes_its_sending_half_gets_its_answer(
-    rig: Rig, when: str, version: str, interim: bytes
+    rig: Rig, when: str, version: str, interim: bytes, late: bool
 ) -> None:
+    """A late one is preceded by a question, which shows whether the client is still there."""
     rig.client.sendall(request("/inline/later").replace(b"/1.1", b"/" + version.encode()))
     if when == "while it waits":
         rig.tick()
     rig.client.shutdown(socket.SHUT_WR)
     rig.tick()
-    rig.tick()
+    rig.wait(2 * ASK_AFTER_S if late else ASK_AFTER_S / 2)
     assert rig.connection.state is State.SUSPENDED
     deliver(*rig.host.pending)
     rig.tick()
     said = rig.received()
+    interim = interim if late else b""
     assert said.startswith(interim + b"HTTP/" + version.encode() + b" 200 OK\r\n")
     assert said.endswith(b"answer [7]")
     rig.tick()
     assert rig.closed
+
+
+def test_a_client_that_was_asked_still_has_its_deadline(rig: Rig) -> None:
+    rig.send(request("/inline/later"))
+    rig.client.shutdown(socket.SHUT_WR)
+    rig.tick()
+    rig.wait(2 * ASK_AFTER_S)
+    assert rig.received() == CONTINUE
+    rig.wait(31)
+    assert rig.host.pending[0].outcome == "expired"
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
@@ -420,6 +433,8 @@ def test_over_tcp_a_client_that_has_gone_is_found_out(
     if how == "resets":
         rig.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     rig.client.close()
+    rig.tick()
+    rig.wait(ASK_AFTER_S)
     give_up_at = time.monotonic() + PATIENCE_S
     while not rig.closed:  # the reset comes from the system, a moment later
         assert time.monotonic() < give_up_at
@@ -435,6 +450,8 @@ def test_over_tcp_a_client_that_has_said_all_is_not_taken_for_gone(
     rig.send(request("/inline/later"))
     rig.client.shutdown(socket.SHUT_WR)
     rig.client.settimeout(PATIENCE_S)
+    rig.tick()
+    rig.wait(ASK_AFTER_S)
     said = b""
     while not said:  # the interim answer has come, so a reset would have come too
         rig.tick()
