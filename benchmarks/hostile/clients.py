@@ -34,6 +34,8 @@ HANGS_S: Final = 3.0
 """How long a hanging hook sleeps; `HURRY_MS` is the deadline of its request."""
 HURRY_MS: Final = 300.0
 BULK_ROWS: Final = 2000
+UNREAD: Final = 40
+"""Answers of 300 KB that a slow reader asks for: more than the system holds for a connection."""
 MEGABYTE: Final = 1 << 20
 
 
@@ -117,7 +119,7 @@ class Client:
 
     def receive_little(self) -> None:
         """Let the system hold no more than some kilobytes for this client."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
 
     def close(self) -> None:
         """End the connection."""
@@ -203,11 +205,11 @@ def drip_body(client: Client) -> str:
 def slow_reader(client: Client) -> str:
     """Answers of megabytes that nothing reads."""
     client.receive_little()
-    body = one_row(rows=2000, value=1.25)
-    for _ in range(8):
+    body = one_row(rows=2000, value=0.3)  # the answer has ten digits a value
+    for _ in range(UNREAD):
         client.post(NULL, body)
     time.sleep(client.rng.uniform(3.0, 6.0))
-    seen = [client.status() for _ in range(8)]
+    seen = [client.status() for _ in range(UNREAD)]
     return CLOSED if CLOSED in seen else seen[-1]
 
 
