@@ -74,6 +74,7 @@ class Model:
         max_length: int | None = None,
         host: str = "",
         platform: str = "jax",
+        properties: Mapping[str, str] | None = None,
     ) -> None:
         if host and (preprocess or postprocess):
             raise ValueError("a model has hooks of its own or a host, not both")
@@ -91,6 +92,7 @@ class Model:
             max_length=max_length,
             example=example,
             platform=platform,
+            properties=dict(properties or {}),
         )
         self.host = host
         self.processor = HostProcessor(preprocess, postprocess)

@@ -20,6 +20,7 @@ class Signature:
     max_length                     the model's own limit on the dynamic axis, or None
     example                        one request to try: input name -> nested lists
     platform                       the value of `platform` in the protocol's metadata
+    properties                     what else the metadata says of the model, name -> text
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -29,6 +30,7 @@ class Signature:
     max_length: int | None = None
     example: Mapping[str, list[Any]] | None = None
     platform: str = "jax"
+    properties: Mapping[str, str] = field(default_factory=dict)
     wide: str = field(init=False, repr=False, compare=False)
     """Kinds of dtype that the device computes in 64 bits: those of the 64-bit outputs, because a
     number that overflows in 32 bits is another one. 64-bit inputs alone are narrowed.

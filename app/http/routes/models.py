@@ -57,13 +57,14 @@ class TensorMetadata(Answer, frozen=True):
 
 
 class ModelMetadata(Answer, frozen=True):
-    """What a client needs to build a request."""
+    """What a client needs to build a request, and in `properties` what the model says of itself."""
 
     name: str
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    properties: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 @blueprint.get("/v2/models/<name>")
@@ -75,7 +76,9 @@ def model(name: str, version: str | None = None) -> ModelMetadata:
     # Triton's tools generate no rows without an axis, so [n, 1] is accepted too
     inputs = [TensorMetadata(s.name, s.datatype, (-1, *(s.shape or (1,)))) for s in served.inputs]
     outputs = [TensorMetadata(s.name, s.datatype, s.wire_shape) for s in served.outputs]
-    return ModelMetadata(name, (MODEL_VERSION,), served.platform, tuple(inputs), tuple(outputs))
+    said = dict(served.properties) or msgspec.UNSET
+    versions = (MODEL_VERSION,)
+    return ModelMetadata(name, versions, served.platform, tuple(inputs), tuple(outputs), said)
 
 
 @blueprint.get("/v2/models/<name>/config")

@@ -117,6 +117,7 @@ class Offer(msgspec.Struct, tag=True):
     max_length: int | None
     example: dict[str, Any] | None
     platform: str
+    properties: dict[str, str]
     host: str
     hooked: bool
 
@@ -133,6 +134,7 @@ class Offer(msgspec.Struct, tag=True):
             signature.max_length,
             None if signature.example is None else dict(signature.example),
             signature.platform,
+            dict(signature.properties),
             interface.host,
             hooked=local and (processor.preprocess or processor.postprocess) is not None,
         )
@@ -154,6 +156,7 @@ class Offer(msgspec.Struct, tag=True):
             self.max_length,
             self.example,
             self.platform,
+            self.properties,
         )
 
 

@@ -122,7 +122,14 @@ def test_an_offer_has_the_signature_and_says_where_hooks_run(
     pair: Pair, processor: HostProcessor, host: str, hooked: bool
 ) -> None:
     signature = Signature(
-        (TEXT, *RANGES), (IDS,), (IDS, *RANGES), (IDS, IDS), 9, {"text": [["a", 1]]}, "other"
+        (TEXT, *RANGES),
+        (IDS,),
+        (IDS, *RANGES),
+        (IDS, IDS),
+        9,
+        {"text": [["a", 1]]},
+        "other",
+        {"a": "b"},
     )
     pair[0].send(Offer.of("m", ModelInterface("1", signature, processor, host), COSTS))
     received = pair[1].receive()

@@ -134,6 +134,7 @@ def load(config: ModelConfig) -> Model:
         edges=edges,
         example={"text": ["full to the brim"]},
         max_length=directory.max_length,
+        properties={"description": _described(directory)},
     )
 
 

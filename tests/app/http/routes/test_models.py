@@ -68,6 +68,12 @@ def test_a_model_says_what_its_tensors_are_called(served: Served, version: str) 
     }
 
 
+def test_what_a_model_says_of_itself_is_in_its_metadata(serve: Serve) -> None:
+    said = {"description": "mean pooling is a guess"}
+    served = serve(model=lambda _config: puppet_model(properties=said), compiler=counter())
+    assert served.client.get("/v2/models/puppet").get_json()["properties"] == said
+
+
 def reader(_config: ModelConfig) -> Model:
     return puppet_model(
         inputs=(TensorSpec("text", "BYTES"), TensorSpec("ids", "INT64", (LENGTH,))),

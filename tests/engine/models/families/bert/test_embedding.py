@@ -311,5 +311,6 @@ def test_a_directory_without_a_pooling_module_serves_the_mean_and_says_that_it_g
 ) -> None:
     served = tiny_bert.served(tiny_bert.write(tmp_path / "model", pooling=None))
     assert "mean pooling (a guess: the directory has no" in models.check(served).description
-    models.load(served)
+    said = models.load(served).signature.properties["description"]
+    assert "mean pooling (a guess: the directory has no pooling module)" in said
     assert "model tiny: mean pooling is a guess" in caplog.text
