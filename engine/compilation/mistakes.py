@@ -130,7 +130,7 @@ def explain(error: Exception, params: Any, inputs: Mapping[str, Any]) -> LoadErr
         if isinstance(error, kind):
             unknown = "while it is compiled there are shapes and no values"
             return LoadError(f"apply {what}{place}: {unknown}; {remedy}")
-    text = str(error).strip()
+    text = " ".join(str(error).split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     given = ", ".join(f"{name} {_described(array)}" for name, array in inputs.items())
     said = f"apply failed{place}: {type(error).__name__}: {text} (inputs: {given})"

@@ -85,12 +85,12 @@ class Model:
             if hook is not None and not specs:
                 raise ValueError(f"a model with a host-side hook must state its {name}")
         self.signature = Signature(
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
-            device_inputs=tuple(device_inputs or inputs),
-            device_outputs=tuple(device_outputs or outputs),
+            inputs=_specs("inputs", inputs),
+            outputs=_specs("outputs", outputs),
+            device_inputs=_specs("device_inputs", device_inputs or inputs),
+            device_outputs=_specs("device_outputs", device_outputs or outputs),
             max_length=max_length,
-            example=example,
+            example=None if example is None else _lists(example),
             platform=platform,
             properties=dict(properties or {}),
         )
@@ -120,6 +120,21 @@ class Model:
             # the cause of another error is for the log, and here the author reads it
             why = error if error.__cause__ is None else reason_of(error.__cause__)
             raise LoadError(f"the example does not pass preprocess: {why}") from error
+
+
+def _specs(name: str, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    if isinstance(specs, TensorSpec) or not all(isinstance(each, TensorSpec) for each in specs):
+        raise ValueError(f"{name} is not a sequence of TensorSpec, as (TensorSpec(...),)")
+    return tuple(specs)
+
+
+def _lists(example: Any) -> Any:
+    """Nested lists of plain values, which cross processes, in the place of arrays."""
+    if isinstance(example, Mapping):
+        return {str(name): _lists(rows) for name, rows in example.items()}
+    if isinstance(example, list | tuple):
+        return [_lists(part) for part in example]
+    return example.tolist() if isinstance(example, np.ndarray | np.generic) else example
 
 
 def _array(spec: TensorSpec, rows: list[Any]) -> Array:

@@ -39,6 +39,10 @@ class Signature:
     def __post_init__(self) -> None:
         if not self.inputs or not self.outputs:
             raise ValueError(f"a model needs {'outputs' if self.inputs else 'inputs'}")
+        for specs in (self.inputs, self.outputs, self.device_inputs, self.device_outputs):
+            names = [spec.name for spec in specs]
+            if len(set(names)) < len(names):
+                raise ValueError(f"two of the tensors {names} have one name")
         for spec in (*self.outputs, *self.device_outputs):
             if (spec.low, spec.high) != (None, None):
                 raise ValueError(f"{spec.name}: low and high are for inputs, not for outputs")

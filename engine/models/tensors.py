@@ -8,6 +8,7 @@ model share its size.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -72,6 +73,9 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.datatype not in DTYPES:
             raise ValueError(f"{self.name}: datatype {self.datatype!r} is none of {list(DTYPES)}")
+        object.__setattr__(self, "shape", _sizes(self.name, self.shape))
+        object.__setattr__(self, "low", _plain(self.low))
+        object.__setattr__(self, "high", _plain(self.high))
         if self.shape.count(LENGTH) > 1 or any(n < 1 and n != LENGTH for n in self.shape):
             raise ValueError(f"{self.name}: shape {self.shape} needs positive sizes, one LENGTH")
         # computed once: every request needs them
@@ -126,6 +130,20 @@ class TensorSpec:
     def nbytes(self, rows: int, length: int | None) -> int:
         """Bytes on the device in a bucket."""
         return int(np.prod(self.batch_shape(rows, length))) * self.device_dtype.itemsize
+
+
+def _sizes(name: str, shape: object) -> tuple[int, ...]:
+    """The sizes of one row as plain numbers, which cross processes."""
+    try:
+        return tuple(operator.index(size) for size in shape)  # type: ignore[attr-defined]
+    except TypeError:
+        problem = f"shape {shape!r} is not the sizes of one row, as (4, 4) or (LENGTH,)"
+        raise ValueError(f"{name}: {problem}; it has no batch axis") from None
+
+
+def _plain(value: float | None) -> float | None:
+    """A number of NumPy as one of Python, which crosses processes."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class Extent(NamedTuple):

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import BrimError, ExecutionFailed, InvalidRequest
+from engine.errors import BrimError, ExecutionFailed, InvalidRequest, LoadError
 from engine.models.processor import HostProcessor, Prepared, TokenIds
 from engine.models.tensors import LENGTH, TensorSpec
+from engine.scheduling.buckets import BucketGrid
 from engine.testing import PUPPET_SPEC_IN, PUPPET_SPEC_OUT, puppet_model, rows
 
 TEXT = TensorSpec("text", "BYTES")
@@ -68,6 +69,17 @@ def test_with_hooks_the_device_has_tensors_of_its_own() -> None:
             "y: low and high are for inputs, not for outputs",
             id="range-of-an-output",
         ),
+        pytest.param(
+            {"inputs": PUPPET_SPEC_IN}, "inputs is not a sequence of TensorSpec", id="one-spec"
+        ),
+        pytest.param(
+            {"outputs": ("y",)}, "outputs is not a sequence of TensorSpec", id="a-name-for-a-spec"
+        ),
+        pytest.param(
+            {"inputs": (PUPPET_SPEC_IN, PUPPET_SPEC_IN)},
+            r"two of the tensors \['x', 'x'\] have one name",
+            id="one-name-twice",
+        ),
     ],
 )
 def test_a_model_that_could_not_be_served_is_refused(changes: dict[str, Any], problem: str) -> None:
@@ -86,6 +98,70 @@ def test_a_signature_is_plain_data_that_crosses_processes() -> None:
     copy = pickle.loads(pickle.dumps(signature))
     assert (copy.max_length, copy.example, copy.platform) == (8, example, "torch")
     assert repr(copy) == repr(signature)  # the NaN of the padding is not equal to itself
+
+
+def test_arrays_of_an_example_become_lists_which_cross_processes() -> None:
+    example: Any = {"x": (np.array([1, 2], np.float32), [np.float32(3), 4])}
+    assert puppet_model(example=example).signature.example == {"x": [[1.0, 2.0], [3.0, 4]]}
+
+
+LENGTHS = TensorSpec("words", "INT32", low=0, high=9)
+GRID = BucketGrid((1,), ())
+
+
+def words(inputs: Any) -> Prepared:
+    return Prepared({"words": np.array([len(text.split()) for text in inputs["text"]], np.int32)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param(
+            {"example": {"y": [[1, 2]]}}, "the example has no 'x'; it has rows", id="name"
+        ),
+        pytest.param(
+            {"example": {"x": [[1, 2], [3]]}}, "the example is not valid: .*inhomog", id="uneven"
+        ),
+        pytest.param({"example": {"x": [["a", "b"]]}}, "the example is not valid: ", id="texts"),
+        pytest.param(
+            {"example": {"x": [1, 2]}}, r"is not valid: x: shape \[2\] does not fit", id="no-rows"
+        ),
+        pytest.param(
+            {"inputs": (LENGTHS,), "example": {"words": [10]}},
+            "is not valid: words: value 10 in row 0 is out of range, expected 0 to 9",
+            id="range",
+        ),
+        pytest.param(
+            {"preprocess": lambda inputs: {"words": 1}},
+            "the example does not pass preprocess: preprocess returned a dict, not a Prepared",
+            id="not-a-prepared",
+        ),
+        pytest.param(
+            {"preprocess": lambda inputs: Prepared({"words": np.zeros(1)})},
+            "does not pass preprocess: words: dtype float64 is not INT32",
+            id="another-dtype",
+        ),
+        pytest.param(
+            {"preprocess": raises(KeyError("vocab.txt"))},
+            "does not pass preprocess: KeyError: 'vocab.txt'",
+            id="a-bug",
+        ),
+    ],
+)
+def test_an_example_that_could_not_be_sent_is_a_mistake(
+    changes: dict[str, Any], problem: str
+) -> None:
+    hooked = {"inputs": (TEXT,), "device_inputs": (LENGTHS,), "example": {"text": ["a b"]}}
+    model = puppet_model(**(hooked if "preprocess" in changes else {}) | changes)
+    with pytest.raises(LoadError, match=problem):
+        model.check(GRID)
+
+
+def test_an_example_goes_through_the_hook_as_a_request_does() -> None:
+    parts = {"inputs": (TEXT,), "device_inputs": (LENGTHS,), "preprocess": words}
+    puppet_model(**parts, example={"text": ["full to the brim", "a"]}).check(GRID)
+    with pytest.raises(LoadError, match="words: value 11 in row 1 is out of range"):
+        puppet_model(**parts, example={"text": ["a", "a " * 11]}).check(GRID)
 
 
 # --- the host processor --------------------------------------------------------------------------

@@ -41,6 +41,19 @@ def test_a_spec_that_no_array_could_fit_is_refused(
         TensorSpec("x", datatype, shape)
 
 
+@pytest.mark.parametrize("shape", [4, None, (None, 4), ("rows", 4), (2.0,)], ids=repr)
+def test_a_shape_that_is_not_the_sizes_of_a_row_is_refused(shape: Any) -> None:
+    with pytest.raises(ValueError, match=r"x: shape .* is not the sizes of one row, .* no batch"):
+        TensorSpec("x", "FP32", shape)
+
+
+def test_what_numpy_gives_becomes_plain_numbers_which_cross_processes() -> None:
+    shape: Any = [np.int64(2), 3]
+    spec = TensorSpec("x", "INT32", shape, low=np.int32(0), high=np.int64(9))
+    assert (spec.shape, spec.low, spec.high) == ((2, 3), 0, 9)
+    assert {type(number) for number in (*spec.shape, spec.low, spec.high)} == {int}
+
+
 @pytest.mark.parametrize(
     ("spec", "axis", "wire", "batch"),
     [
