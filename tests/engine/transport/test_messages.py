@@ -100,6 +100,7 @@ def test_the_address_has_no_file() -> None:
 
 
 IDS = TensorSpec("ids", "INT64", (LENGTH,), pad=7, nonfinite=True, normalized=True)
+MORE = TensorSpec("more", "FP32")
 TEXT = TensorSpec("text", "BYTES", (2, 3))
 RANGES = (
     TensorSpec("count", "UINT64", low=1, high=2**32 - 1),
@@ -125,7 +126,7 @@ def test_an_offer_has_the_signature_and_says_where_hooks_run(
         (TEXT, *RANGES),
         (IDS,),
         (IDS, *RANGES),
-        (IDS, IDS),
+        (IDS, MORE),
         9,
         {"text": [["a", 1]]},
         "other",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import flask
@@ -21,7 +22,7 @@ from app.settings import Limits
 from app.telemetry.exporter import HttpExporter
 from engine.models.tensors import TensorSpec
 from engine.serving.client import InProcessClient
-from engine.testing import PuppetCompiler, puppet_config, puppet_model
+from engine.testing import PUPPET_SPEC_IN, PuppetCompiler, puppet_config, puppet_model
 from tests.app.conftest import answer, body, settings_of
 from tests.app.wire import binary, request_of
 
@@ -38,7 +39,9 @@ class Pair:
         config = puppet_config(max_queue_rows=100)
         self.engine = InProcessClient(
             [config],
-            load=lambda _config: puppet_model(),
+            load=lambda _config: puppet_model(
+                inputs=(replace(PUPPET_SPEC_IN, low=-1e3, high=1e3),)
+            ),
             compiler=PuppetCompiler(),
             watch_compiles=lambda _alarm: lambda: None,
         )
@@ -114,6 +117,7 @@ PLAIN: dict[str, dict[str, Any]] = {
         "headers": {"Inference-Header-Content-Length": "many"},
     },
     "no JSON": {"data": b"{"},
+    "a value out of the model's range": {"json": body(1.0, 1001.0)},
     "another tensor": {"json": {"inputs": [{"name": "z", "shape": [1], "datatype": "FP32"}]}},
     "a priority that does not exist": {"json": body(1.0, parameters={"priority": 10})},
     "no time": {"json": body(1.0), "headers": {"X-Request-Timeout-Ms": "0.000001"}},
@@ -264,3 +268,14 @@ def test_a_body_is_read_from_the_server_as_it_comes(pair: Pair) -> None:
     content = json.dumps(body(3.0)).encode()
     response = client_of(pair.direct).post(INFER, data=content)
     assert response.get_json()["outputs"][0]["data"] == answer(3.0)
+
+
+def test_a_value_out_of_the_range_is_refused_without_flask_too(
+    pair: Pair, by_flask: list[str]
+) -> None:
+    response = client_of(pair.direct).post(INFER, json=body(1.0, 1001.0))
+    assert by_flask == []
+    assert (response.status_code, response.get_json()) == (
+        400,
+        {"error": "x: value 1001.0 in row 1 is out of range, expected -1000.0 to 1000.0"},
+    )
