@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from engine.errors import BrimError, EngineLost, QueueFull
+from engine.errors import BrimError, EngineLost, QueueFull, RequestTooLarge
 from engine.runtime.request import Request
 from engine.transport.client.result import Content, Place, RemoteResult, notify
 from engine.transport.protocol.layout import Layout
@@ -30,6 +30,12 @@ RECORDS: Final = 8192
 """Requests that one process may have in the engine at once."""
 SLAB_ORDER: Final = 26
 """64 MiB for the rows of these requests; memory is used as far as it was ever full."""
+
+PARCEL_BYTES: Final = 1 << 28
+"""256 MiB for requests of one process that are too large for the slab; one alone may be larger."""
+
+LARGEST: Final = (1 << 32) - 1
+"""Bytes of one request: more do not fit into its record."""
 
 MOST: Final = 4096
 """Numbers in one message."""
@@ -60,6 +66,7 @@ class Link:
         self.slab = Slab(memory, order)
         self._writer = RingWriter(rings.requests, request_event)
         self._reader = RingReader(rings.outcomes, self.event)
+        self._parcel_bytes = 0  # of requests and outcomes with memory of their own
         self._open: dict[int, RemoteResult] = {}
         self._notices = Notices()
         self._coalescing: int | None = None  # the identifier of the coalescing thread
@@ -79,7 +86,7 @@ class Link:
     def submit(self, model: int, request: Request, content: Content) -> RemoteResult:
         """Copy a request into shared memory and let the engine see it.
 
-        Raises `QueueFull` if there is no room, and `EngineLost`.
+        Raises `QueueFull` if there is no room, `RequestTooLarge` and `EngineLost`.
         """
         size = content.size if isinstance(content, Layout) else len(content)
         place = self._take(size)
@@ -100,13 +107,28 @@ class Link:
     def _take(self, size: int) -> Place | None:
         slab = self.slab
         if not slab.fits(size):
-            return Place(SharedMemory.create("request", size), 0, size, None)
+            return self._take_parcel_memory(size)
         with self.lock:
             block = slab.take(size)
         if block is None:
             return None
         offset, order = block
         return Place(slab.memory, slab.begin + offset, 1 << order, block)
+
+    def _take_parcel_memory(self, size: int) -> Place | None:
+        if size > LARGEST:
+            problem = f"{size} bytes with the outputs, expected at most {LARGEST}"
+            raise RequestTooLarge("inputs", f"{problem}; send several requests")
+        with self.lock:
+            if self._parcel_bytes and self._parcel_bytes + size > PARCEL_BYTES:
+                return None
+            self._parcel_bytes += size
+        try:
+            return Place(SharedMemory.create("request", size), 0, size, None)
+        except OSError as error:
+            with self.lock:
+                self._parcel_bytes -= size
+            raise QueueFull(f"no memory for a large request: {error}", FULL_RETRY_S) from None
 
     def _put(self, model: int, result: RemoteResult, packed: int) -> BrimError | None:
         """Write the record. Returns why that is not possible. Hold the lock."""
@@ -142,6 +164,9 @@ class Link:
         """Take back the memory of a request. Hold the lock."""
         if place.block is not None:
             self.slab.give(place.block)
+        else:
+            self._parcel_bytes -= place.capacity
+            place.memory.close_fd()  # where it was not sent
 
     @property
     def open(self) -> int:
@@ -206,6 +231,7 @@ class Link:
         memory = SharedMemory(fd)
         memory.close_fd()
         with self.lock:
+            self._parcel_bytes += size
             result = self._open.pop(number)
             was_set = result.answer_elsewhere(Place(memory, 0, size, None), PACKED, size)
         if was_set:

@@ -40,9 +40,13 @@ class SharedMemory:
     def create(cls, name: str, size: int) -> SharedMemory:
         """Make new memory, all zeros. Pages take room only once they are written."""
         fd = os.memfd_create(f"brim-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        return cls(fd)
+        try:
+            os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+            return cls(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def close_fd(self) -> None:
         """Close the descriptor; the mapping stays. Idempotent."""

@@ -221,7 +221,7 @@ def recorded(costs: CostTable, trace: Sequence[Arrival]) -> Record:
 
 
 GAPS = st.lists(
-    st.tuples(st.sampled_from([0, 0, 1, 2, 3, 5, 9, 12, 30]), st.sampled_from([1, 1, 1, 2, 5])),
+    st.tuples(st.sampled_from([0, 0, 1, 2, 3, 5, 9, 12, 30]), st.sampled_from([1, 1, 1, 2, 5, 20])),
     min_size=1,
     max_size=60,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from itertools import pairwise
@@ -84,3 +85,18 @@ def test_a_block_of_more_than_an_eighth_of_the_slab_is_not_taken() -> None:
     assert slab.fits(1 << (ORDER - 3))
     assert not slab.fits((1 << (ORDER - 3)) + 1)
     slab.memory.close_fd()
+
+
+def test_memory_that_cannot_be_made_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def full(fd: int, _size: int) -> None:
+        made.append(fd)
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", full)
+        with pytest.raises(OSError, match="no space"):
+            SharedMemory.create("test", 1000)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(made[0])

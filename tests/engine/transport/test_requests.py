@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 
@@ -20,6 +22,7 @@ from engine.errors import (
     NonFiniteOutput,
     NotReady,
     QueueFull,
+    RequestTooLarge,
 )
 from engine.models.model import Model, ModelState
 from engine.models.processor import Prepared
@@ -27,6 +30,7 @@ from engine.models.tensors import LENGTH, Arrays, TensorSpec
 from engine.testing import PUPPET_SPEC_IN, expected_rows, puppet_config, puppet_model, rows, texts
 from engine.transport.client import link as links
 from engine.transport.client.result import RemoteResult
+from engine.transport.protocol.memory import SharedMemory
 from engine.transport.protocol.messages import Withdraw
 from tests.engine.transport.conftest import MakeRig
 from tests.shared_memory import PATIENCE_S, Rig
@@ -341,6 +345,75 @@ def test_a_request_of_more_rows_than_the_queue_is_answered_beside_others(
     np.testing.assert_array_equal(small.result()["y"], expected_rows(-1.0))
     np.testing.assert_array_equal(large.result()["y"], expected_rows(*values))
     for result in (small, large):
+        result.release()
+
+
+LARGE = [1.0] * 1000  # 16,000 bytes with their outputs: an eighth of 64 KiB is less
+
+
+@pytest.fixture
+def small_slab(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """No large request fits into its slab."""
+    monkeypatch.setattr(links.Link.__init__, "__defaults__", (8, 16))
+    return make_rig()
+
+
+def test_the_memory_of_large_requests_has_a_bound_that_one_alone_may_exceed(
+    small_slab: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "PARCEL_BYTES", 20_000)
+    small_slab.hold()
+    first = small_slab.submit(*LARGE)
+    with pytest.raises(QueueFull, match="is full"):
+        small_slab.submit(*LARGE)
+    small_slab.release()
+    first.result()
+    first.release()
+    monkeypatch.setattr(links, "PARCEL_BYTES", 10)
+    assert len(small_slab.ask(*LARGE)["y"]) == len(LARGE)
+
+
+def test_a_request_whose_size_no_record_can_hold_is_refused_for_good(
+    small_slab: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "LARGEST", 10_000)
+    with pytest.raises(RequestTooLarge, match="16000 bytes with the outputs, expected at most 10"):
+        small_slab.submit(*LARGE)
+
+
+def test_without_memory_for_a_large_request_it_is_refused_and_nothing_is_left(
+    small_slab: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", full)
+        with pytest.raises(QueueFull, match=r"no memory for a large request: .*no space"):
+            small_slab.submit(*LARGE)
+    monkeypatch.setattr(links, "PARCEL_BYTES", 10)
+    assert len(small_slab.ask(*LARGE)["y"]) == len(LARGE), "nothing is counted as open"
+
+
+def test_a_large_request_that_finds_no_record_leaves_no_descriptor(
+    small_slab: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_slab.hold()
+    waiting = [small_slab.submit(1.0) for _ in range(8)]
+    made: list[SharedMemory] = []
+    create = SharedMemory.create
+
+    def watched(name: str, size: int) -> SharedMemory:
+        made.append(create(name, size))
+        return made[-1]
+
+    monkeypatch.setattr(SharedMemory, "create", watched)
+    with pytest.raises(QueueFull, match="8 requests of this process wait already"):
+        small_slab.submit(*LARGE)
+    assert [memory.fd for memory in made] == [-1]
+    small_slab.release()
+    for result in waiting:
+        result.result()
         result.release()
 
 
