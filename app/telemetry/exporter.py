@@ -11,15 +11,14 @@ from typing import Any, Final
 from flask import Flask, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_flask_exporter import PrometheusMetrics
 from typing_extensions import override
 
 from app.http.errors import INTERNAL
 from app.http.responses.operation import Operation
 from app.telemetry import prometheus
+from app.telemetry.every_process import EveryProcess
 from app.worker.calls.lane import LaneLoad
 from engine.api import EngineClient
 
@@ -66,7 +65,7 @@ class HttpExporter(PrometheusMetrics):
         """`install` adds it to an app. `shared` is the folder of `share_values`: `/metrics` then
         shows the sums over all HTTP processes.
         """
-        self._shared = shared
+        self._every = None if shared is None else EveryProcess(registry, shared)
         super().__init__(  # type: ignore[no-untyped-call]
             None, registry=registry, group_by="url_rule", metrics_decorator=_documented
         )
@@ -79,7 +78,7 @@ class HttpExporter(PrometheusMetrics):
 
     def install(self, app: Flask, engine: EngineClient) -> None:
         """Add `/metrics` to `app`, with the metrics of `engine`."""
-        prometheus.register(self.registry, engine, whole_server=self._shared is not None)
+        prometheus.register(self.registry, engine, whole_server=self._every is not None)
         self.init_app(app)
 
     @override
@@ -121,9 +120,7 @@ class HttpExporter(PrometheusMetrics):
         The library's method leaves out custom collectors, such as the engine's, when
         `PROMETHEUS_MULTIPROC_DIR` is set.
         """
-        registry: Any = self.registry
-        if self._shared is not None:
-            registry = _EveryProcess(registry, self._shared)
+        registry: Any = self._every or self.registry
         if names:
             registry = _Restricted(registry, names)
         write, content_type = choose_encoder(accept_header or "")
@@ -158,24 +155,6 @@ class HttpExporter(PrometheusMetrics):
     def limited(self, limit: str) -> None:
         """Count what went beyond the limit of this name."""
         self._limited[limit].inc()
-
-
-class _EveryProcess:
-    """The metrics of all HTTP processes, added up, and the custom collectors of a registry.
-
-    A custom collector computes its values anew for each scrape, and here for the whole server.
-    """
-
-    def __init__(self, registry: CollectorRegistry, folder: str) -> None:
-        self._registry = registry
-        self._files = MultiProcessCollector(None, folder)
-
-    def collect(self) -> Iterator[Metric]:
-        """As a registry."""
-        yield from self._files.collect()
-        for collector in list(self._registry._collector_to_names):
-            if not isinstance(collector, MetricWrapperBase):
-                yield from collector.collect()
 
 
 class _Restricted:

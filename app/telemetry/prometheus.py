@@ -20,6 +20,7 @@ from prometheus_client.utils import INF, floatToGoString
 from typing_extensions import override
 
 from app.http.errors import STATUS
+from app.telemetry.every_process import LastKnown
 from engine.api import (
     OUTCOMES,
     REASONS,
@@ -117,6 +118,7 @@ class EngineCollector(Collector):
         """`whole_server`: this process is a child of gunicorn's master, as all others are."""
         self._client = client
         self._whole_server = whole_server
+        self._rss = LastKnown(lambda: sum(map(_rss, self._processes())))
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -132,8 +134,9 @@ class EngineCollector(Collector):
         text = "Compilations after the models were up. Must stay 0."
         yield COUNTER("compiles_after_ready", text, value=snapshot.compiles_after_ready)
         yield GAUGE("brim_ready", "1 while traffic may come", value=snapshot.ready)
-        rss = sum(map(_rss, self._processes()))
-        yield GAUGE("memory_rss_bytes", "Resident memory of the server's processes", value=rss)
+        rss = self._rss.get()
+        if rss is not None:
+            yield GAUGE("memory_rss_bytes", "Resident memory of the server's processes", value=rss)
 
     def _processes(self) -> list[psutil.Process]:
         if not self._whole_server:

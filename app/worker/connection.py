@@ -39,7 +39,6 @@ class Connection:
     """A state machine. All its methods run on the loop's thread."""
 
     __slots__ = (
-        "_alarm",
         "_cycle",
         "_head",
         "_host",
@@ -49,6 +48,7 @@ class Connection:
         "_transport",
         "_work",
         "_write_buffer",
+        "alarm",
         "state",
     )
 
@@ -63,9 +63,9 @@ class Connection:
         self._cycle: RequestResponseCycle | None = None
         self._work = Work(host.loop, host.pool)
         self._reading = False
-        self._alarm = Alarm(host.loop, self.on_alarm)
+        self.alarm = Alarm(host.loop, self.on_alarm)
         self.state = State.HANDSHAKE if self._transport.tls else State.HEAD
-        self._alarm.set_in(host.bounds.limits.head_timeout_s)
+        self.alarm.set_in(host.bounds.limits.head_timeout_s)
         host.loop.watch(sock.fileno(), EVENTS, self.on_event)
 
     # --- events ----------------------------------------------------------------------------------
@@ -111,14 +111,14 @@ class Connection:
     def drain(self, linger_s: float) -> None:
         """The worker stops: an idle client may send one more request within `linger_s` seconds."""
         if self.state is State.HEAD and not self._reader.buffer.held:
-            self._alarm.extend(0.0, linger_s)
+            self.alarm.extend(0.0, linger_s)
 
     def close(self) -> None:
         """Close the socket and end the request. Idempotent."""
         if self.state is State.CLOSED:
             return
         state, self.state = self.state, State.CLOSED
-        self._alarm.clear()
+        self.alarm.clear()
         self._host.loop.forget(self._transport.sock.fileno())
         self._transport.sock.close()
         # the loop keeps this object until the time of its last alarm
@@ -163,7 +163,7 @@ class Connection:
         first = self.state is State.HEAD and not reader.buffer.held
         reader.feed(data)
         if not self._proceed(len(data)) and first:
-            self._alarm.set_in(self._host.bounds.limits.head_timeout_s)
+            self.alarm.set_in(self._host.bounds.limits.head_timeout_s)
 
     def _proceed(self, size: int = 0) -> bool:
         """Handle the data, `size` bytes of it new. Returns False if a head is incomplete."""
@@ -175,9 +175,9 @@ class Connection:
             if reader.body.complete or reader.body.refusal is not None:
                 self._call()
             elif begins:
-                self._alarm.set_in(bounds.limits.body_timeout_s)
+                self.alarm.set_in(bounds.limits.body_timeout_s)
             else:
-                self._alarm.extend(bounds.limits.seconds_for(size), bounds.limits.body_timeout_s)
+                self.alarm.extend(bounds.limits.seconds_for(size), bounds.limits.body_timeout_s)
         return begun or self.state is not State.HEAD
 
     def _begin(self) -> bool:
@@ -230,7 +230,7 @@ class Connection:
 
     def _enter_running(self) -> None:
         self.state = State.RUNNING
-        self._alarm.clear()
+        self.alarm.clear()
 
     def _run(
         self,
@@ -245,13 +245,13 @@ class Connection:
         if refusal is not None:
             self._answer(cycle, refusal)
         elif not self._work.inline and self._work.deadline < math.inf:
-            self._alarm.set(self._work.deadline)
+            self.alarm.set(self._work.deadline)
 
     def _set_deadline(self) -> None:
         """The application has found an earlier deadline in the request that it runs."""
         cycle = self._cycle
         if self.state is State.RUNNING and cycle is not None and not cycle.begun:
-            self._alarm.set(min(self._alarm.wakes_at, cycle.exchange.deadline))
+            self.alarm.set(min(self.alarm.wakes_at, cycle.exchange.deadline))
 
     def _expire(self) -> None:
         """The deadline has passed while the application, or a model's hook, still runs."""
@@ -284,7 +284,7 @@ class Connection:
     def _suspend(self, pending: Pending) -> None:
         self.state = State.SUSPENDED
         self._host.suspended[pending] = self._resume
-        self._alarm.set(pending.deadline)
+        self.alarm.set(pending.deadline)
         pending.on_ready(self._host.results_ready)
         if self._transport.hung_up:
             self._on_hang_up()
@@ -295,11 +295,11 @@ class Connection:
         if self._transport.gone:
             self._pending.cancel()
         elif cycle is not None and cycle.request.version >= (1, 1) and self._transport.may_ask():
-            self._alarm.set(min(self._pending.deadline, self._host.loop.clock() + ASK_AFTER_S))
+            self.alarm.set(min(self._pending.deadline, self._host.loop.clock() + ASK_AFTER_S))
 
     def _ask(self) -> None:
         """Send an interim answer, which HTTP/1.1 allows: a client that has gone resets."""
-        self._alarm.set(self._pending.deadline)
+        self.alarm.set(self._pending.deadline)
         self._write_buffer.sendall(_CONTINUE)
         self._flush()
 
@@ -331,7 +331,7 @@ class Connection:
     def _write(self) -> None:
         if moved := self._flush():
             limits = self._host.bounds.limits
-            self._alarm.extend(limits.seconds_for(moved), limits.send_timeout_s)
+            self.alarm.extend(limits.seconds_for(moved), limits.send_timeout_s)
         if self.state is not State.CLOSED:
             self._sent()
 
@@ -348,7 +348,7 @@ class Connection:
         """Continue after data was sent: with more of this answer, the next request, or the end."""
         if not self._write_buffer.empty and self.state is not State.WRITING:
             self.state = State.WRITING
-            self._alarm.set_in(self._host.bounds.limits.send_timeout_s)
+            self.alarm.set_in(self._host.bounds.limits.send_timeout_s)
             # an event that came while the pool wrote was ignored, and does not come again
             self._flush()
         if self.state is State.CLOSED or not self._write_buffer.empty:
@@ -371,7 +371,7 @@ class Connection:
         self._reader.next_request()
         self.state = State.HEAD
         head_timeout_s = self._host.bounds.limits.head_timeout_s
-        self._alarm.set_in(head_timeout_s if buffer.held else self._host.keepalive_s)
+        self.alarm.set_in(head_timeout_s if buffer.held else self._host.keepalive_s)
         if buffer.held or (self._transport.readable and not self._reading):
             # later: a client with many pipelined requests must not keep the others waiting
             self._host.loop.call_soon((self._go_on,))
@@ -389,7 +389,7 @@ class Connection:
             self.close()
             return
         self.state = State.LINGERING
-        self._alarm.set_in(LINGER_S)
+        self.alarm.set_in(LINGER_S)
         self._discard()
 
     def _discard(self) -> None:

@@ -7,6 +7,7 @@ It supports what gunicorn's other workers do: configuration, hooks, limits, acce
 from __future__ import annotations
 
 import errno
+import heapq
 import math
 import os
 import select
@@ -26,6 +27,7 @@ from app.worker.calls.pool import OWN, Pool
 from app.worker.calls.refusal import Refusal
 from app.worker.connection import Connection
 from app.worker.limits.bounds import Bounds
+from app.worker.limits.states import State
 from app.worker.loop import Loop
 from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
@@ -40,6 +42,10 @@ the same as gthread's."""
 ACCEPTS_IN_A_ROW: Final = 64
 OTHERS_FIRST_S: Final = 0.001
 """Seconds that other workers have to accept a connection first."""
+ROOM: Final = 16
+"""Connections that are closed when there are no file descriptors left."""
+PATIENT_S: Final = 2.0
+"""Seconds for which a connection without a whole request is left alone then."""
 _TRANSIENT: Final = (errno.EAGAIN, errno.ECONNABORTED)
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -111,6 +117,8 @@ class Listeners:
                 client, address = listener.accept()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
+                    if worker.make_room():
+                        continue
                     self._worker.log.warning("no more connections for a moment: %s", error)
                     self.exhausted = True
                 elif error.errno not in _TRANSIENT:
@@ -236,6 +244,20 @@ class BrimWorker(RefusingWorker):
     def free(self) -> bool:
         """Whether one more connection may be accepted."""
         return len(self.connections) < int(self.cfg.worker_connections)
+
+    def make_room(self) -> bool:
+        """Close the connections that have been idle for longest, as a client must expect: a new one
+        may be a probe. If none is idle, close those whose request has not come for a while. Returns
+        whether there was any.
+        """
+        waiting = [c for c in self.connections if c.state is State.HEAD]
+        new_until = self.loop.clock() + self.bounds.limits.head_timeout_s
+        idle = [c for c in waiting if c.alarm.wakes_at > new_until]
+        late = [c for c in waiting if c.alarm.wakes_at < new_until - PATIENT_S]
+        closed = heapq.nsmallest(ROOM, idle or late, key=lambda c: c.alarm.wakes_at)
+        for connection in closed:
+            connection.close()
+        return bool(closed)
 
     def connect(self, client: socket.socket, address: Any, server: Any) -> None:
         """Serve a client at `address` that connected to `server`."""

@@ -494,6 +494,19 @@ def test_a_process_without_free_files_serves_its_clients_and_then_the_others(
         assert to_the_end(client).endswith(b"/inline ")
 
 
+@pytest.mark.parametrize("used", [True, False], ids=["idle", "silent"])
+def test_where_connections_have_taken_all_files_a_new_one_takes_an_old_ones_place(
+    launch: Serve, used: bool
+) -> None:
+    server = launch(FILES="64")
+    for _ in range(80):
+        client = connect(server)
+        if used:
+            client.sendall(request("/inline"))
+    # a probe, on a connection of its own
+    assert get(server, "/inline").text == "/inline "
+
+
 def test_a_unix_socket_is_served(launch: Serve, tmp_path: Path) -> None:
     server = launch("--bind", f"unix:{tmp_path}/socket")
     with socket.socket(socket.AF_UNIX) as client:

@@ -526,7 +526,7 @@ def test_a_busy_connection_is_not_left_when_the_worker_stops(rig: Rig) -> None:
     rig.connection.drain(2)
     rig.wait(3)
     assert not rig.closed
-    assert rig.connection._alarm.wakes_at < math.inf
+    assert rig.connection.alarm.wakes_at < math.inf
 
 
 def test_what_came_while_the_pool_ran_completes_what_was_here(rig: Rig) -> None:
