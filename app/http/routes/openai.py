@@ -45,7 +45,13 @@ def embeddings() -> Response:
             )
             return body.answer(content, JSON, accepts)
 
-        return Deferred(context.run(inputs, encode))
+        try:
+            return Deferred(context.run(inputs, encode))
+        except InvalidRequest as error:
+            if error.field != text.name:
+                raise
+            # the model's own name of its input, which this protocol does not have
+            raise InvalidRequest("input", error.problem) from None
 
 
 def _tensors(name: str, signature: Signature) -> tuple[TensorSpec, TensorSpec]:

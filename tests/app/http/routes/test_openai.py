@@ -33,6 +33,9 @@ IDS = 4
 def measure(inputs: Arrays) -> Prepared:
     """A text's row is `[v, -v]`, where v is its length; a token is a word."""
     texts = [text.decode() for text in inputs["text"]]
+    for row, text in enumerate(texts):
+        if "\0" in text:
+            raise InvalidRequest("text", f"row {row} has a zero")
     values = [[len(text), -len(text)] for text in texts]
     tokens = sum(len(text.split()) for text in texts)
     return Prepared({"x": np.array(values, np.float32)}, tokens=tokens)
@@ -242,6 +245,13 @@ def test_token_ids_are_refused_with_what_to_set(
     response = ask(served, given)
     assert (response.status_code, problem(response)) == (400, message)
     assert served.observer.named("queued") == []
+
+
+def test_a_text_that_the_model_refuses_is_an_error_of_input(serve: Serve) -> None:
+    served = serve(HOSTED, model=hosted)
+    response = ask(served, ["full", "to the\0brim"])
+    assert (response.status_code, problem(response)) == (400, "input: row 1 has a zero")
+    assert response.get_json()["error"]["param"] == "input"
 
 
 @pytest.mark.parametrize(
