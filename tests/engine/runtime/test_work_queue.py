@@ -75,6 +75,21 @@ def test_a_request_larger_than_the_queue_waits_in_parts_and_leaves_room(
         assert_answers(pending, value)
 
 
+def test_a_small_request_is_in_the_next_batch_although_a_large_one_waits(
+    make_rig: RigMaker,
+) -> None:
+    rig = make_rig(start=False, depth=2)
+    large = rig.submit(*range(30))
+    assert rig.work.borrow()
+    first = rig.work.next_now()
+    small = rig.submit(40)
+    rig.clock.advance(1.2)
+    second = rig.work.next_now()
+    assert isinstance(first, Dispatch)
+    assert isinstance(second, Dispatch)
+    assert (first.results, second.results) == ((large,), (small, large))
+
+
 @pytest.mark.parametrize(
     ("timeout_s", "kind", "retry_after_s"),
     [

@@ -78,7 +78,7 @@ def launches(target: Scheduler[Request]) -> list[Any]:
 
 requests_ = st.builds(
     Request,
-    rows=st.integers(1, 9),
+    rows=st.integers(1, 20),
     deadline=st.sampled_from([17.0, 18.0, 20.0, 32.0, 1000.0]),
     bucket_length=st.sampled_from(LENGTHS),
     priority=st.sampled_from([4, 5, 5, 5]),
@@ -90,11 +90,12 @@ requests_ = st.builds(
     st.lists(requests_, min_size=1, max_size=8),
     st.sampled_from([0.0, 0.25, 4.0]),
     st.booleans(),
+    st.sampled_from([24, 240]),
 )
 def test_a_group_is_queued_as_its_requests_would_be_one_by_one(
-    before: list[Request], group: list[Request], error: float, busy: bool
+    before: list[Request], group: list[Request], error: float, busy: bool, max_rows: int
 ) -> None:
-    targets = scheduler(), scheduler()
+    targets = scheduler(max_rows=max_rows), scheduler(max_rows=max_rows)
     for target in targets:
         target._admission._errors.add(error)
         one_by_one(target, before)
