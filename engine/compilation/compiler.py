@@ -7,6 +7,7 @@ buckets of a 128 MiB model took 2,043 MiB and 12.9 s to build; as arguments 423 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from engine.compilation.tracing import TraceableProgram
 from engine.models.model import Model
 from engine.models.tensors import Arrays, TensorSpec
 from engine.scheduling.buckets import Bucket
+
+log = logging.getLogger("brim.engine")
 
 
 class JaxExecution:
@@ -73,6 +76,7 @@ class JaxCompiler:
         """Raises `LoadError` for weights that are no arrays."""
         self._inputs = model.signature.device_inputs
         self._program = TraceableProgram(model)
+        self._remarked = False
         with self._program.bits(), expected_compiles():
             placed = jax.block_until_ready(jax.device_put(self._program.leaves))
         self.weights = Weights(placed, sum(leaf.nbytes for leaf in placed))
@@ -84,6 +88,9 @@ class JaxCompiler:
         """
         program = self._program
         traced = program.trace(bucket)
+        if program.remark and not self._remarked:
+            self._remarked = True
+            log.warning("%s", program.remark)
         with program.bits(), expected_compiles():
             lowered = traced.lower()
             compiled = lowered.compile()

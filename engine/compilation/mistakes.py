@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,6 +26,8 @@ _DATATYPES: Final[Mapping[Any, str]] = {dtype: name for name, dtype in DTYPES.it
 LONGEST: Final = 500
 """Characters of another library's message."""
 MOST_NAMES: Final = 8
+MANY_BYTES: Final = 1 << 20
+"""Of constants: small tables are usual, weights are a mistake."""
 _KEPT: Final = "uses a value that an earlier call computed and kept (in a global, an attribute)"
 _RETURN: Final = "return all that it computes, and keep nothing"
 
@@ -145,10 +147,23 @@ def _outline(params: Any) -> str:
     return "{" + ", ".join(names[:MOST_NAMES] + ["..."] * (len(names) > MOST_NAMES)) + "}"
 
 
-def check_constants(constants: Iterable[Any]) -> None:
-    """Raise `LoadError` for a traced value among the arrays that `apply` closes over."""
+def check_constants(constants: Sequence[Any]) -> int:
+    """The bytes of the arrays that `apply` closes over. Raises `LoadError` for a traced value among
+    them.
+    """
     if any(isinstance(constant, jax.core.Tracer) for constant in constants):
         raise LoadError(f"apply {_KEPT}; {_RETURN}")
+    return sum(int(getattr(constant, "nbytes", 0)) for constant in constants)
+
+
+def closed_over(nbytes: int) -> str:
+    """What arrays of so many bytes that `apply` closes over are worth saying, or ""."""
+    if nbytes < MANY_BYTES:
+        return ""
+    return (
+        f"apply closes over {nbytes / 1e6:.1f} MB of arrays, which are copied into every bucket's "
+        "executable: give them as params"
+    )
 
 
 def _place(trace: TracebackType | None) -> str:
@@ -158,7 +173,8 @@ def _place(trace: TracebackType | None) -> str:
         for frame in traceback.extract_tb(trace)
         if "site-packages" not in frame.filename and not frame.filename.startswith((_HERE, "<"))
     ]
-    return f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    # the name alone: clients read the reason too, and the paths of this machine are not for them
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
 
 
 def check_output(spec: TensorSpec, got: Any, bucket: object, shape: tuple[int, ...]) -> None:

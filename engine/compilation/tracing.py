@@ -50,6 +50,7 @@ class TraceableProgram:
         self._signature = model.signature
         self.wide = bool(model.signature.wide)
         self._program = model.program
+        self.remark = ""  # what is no mistake but costs much, known when a bucket is traced
         mistakes.check_parameters(self._program.apply)
         params = self._program.params
         # without None, which JAX takes as an empty tree
@@ -110,8 +111,10 @@ class TraceableProgram:
                 traced = jax.jit(apply).trace(self.shapes, self._inputs(bucket))
         except LoadError as error:
             raise self._because(error) from error.__cause__
-        # not in JAX's documented interface; without it the bucket does not run
-        mistakes.check_constants(getattr(traced, "_consts", ()))
+        # where one is a traced value, JAX moves them to a place that it does not document
+        moved = getattr(traced, "_consts", ())
+        constants = mistakes.check_constants([*traced.jaxpr.consts, *moved])
+        self.remark = mistakes.closed_over(constants)
         return traced
 
     def _checked(self, bucket: Bucket, outputs: object) -> dict[str, jax.Array]:

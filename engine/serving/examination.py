@@ -25,6 +25,6 @@ def examine(config: ModelConfig) -> registry.Checked:
     signature = model.signature
     return registry.Checked(
         sum(int(leaf.nbytes) for leaf in program.leaves),
-        f"factory {config.source.factory}",
+        f"factory {config.source.factory}" + (f"; {program.remark}" if program.remark else ""),
         (*signature.device_inputs, *signature.device_outputs),
     )

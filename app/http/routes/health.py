@@ -64,9 +64,10 @@ class Live(Verdict, frozen=True):
 
 
 class ModelReady(Readiness, frozen=True):
-    """Whether one model is ready."""
+    """Whether one model is ready. `reason` is present if something is wrong."""
 
     name: str
+    reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @blueprint.get("/healthz")
@@ -141,6 +142,6 @@ def v2_ready() -> Readiness:
 @answers(ModelReady, *UNKNOWN)
 def v2_model_ready(name: str, version: str | None = None) -> ModelReady:
     """Whether this model is ready."""
-    status = services().engine.endpoint(name, version).status()
-    ready = status.serving and not services().lanes.stuck(name)
-    return ModelReady(name=name, ready=ready)
+    status, stuck = services().engine.endpoint(name, version).status(), services().lanes.stuck(name)
+    reason = _progress(status, stuck).reason
+    return ModelReady(name=name, ready=status.serving and not stuck, reason=reason)

@@ -143,7 +143,10 @@ def test_a_required_model_that_failed_keeps_the_server_unready_and_says_why(serv
     assert models["good"]["state"] == "ready"
     assert served.client.get("/v2/health/ready").get_json() == {"ready": False}
     assert served.client.get("/v2/models/good/ready").status_code == 200
-    assert served.client.get("/v2/models/bad/ready").status_code == 503
+    bad = served.client.get("/v2/models/bad/ready")
+    assert bad.status_code == 503
+    reason = "FileNotFoundError: weights are gone"
+    assert bad.get_json() == {"ready": False, "name": "bad", "reason": reason}
 
 
 def test_a_model_that_is_not_required_may_fail(serve: Serve) -> None:
