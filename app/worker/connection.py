@@ -337,12 +337,10 @@ class Connection:
 
     def _flush(self) -> int:
         """Send what the socket takes. Returns how many bytes."""
-        try:
-            return self._write_buffer.flush()
-        except OSError:
-            self._write_buffer.drop()
+        moved = self._write_buffer.flush()
+        if moved is None:
             self.close()
-            return 0
+        return moved or 0
 
     def _sent(self) -> None:
         """Continue after data was sent: with more of this answer, the next request, or the end."""

@@ -43,7 +43,9 @@ ACCEPTS_IN_A_ROW: Final = 64
 OTHERS_FIRST_S: Final = 0.001
 """Seconds that other workers have to accept a connection first."""
 ROOM: Final = 16
-"""Connections that are closed when there are no file descriptors left."""
+"""Connections that are closed when there are no file descriptors left, or no free places."""
+LOOK_EVERY_S: Final = 0.1
+"""Seconds until such are looked for again where there were none: it takes milliseconds."""
 PATIENT_S: Final = 2.0
 """Seconds for which a connection without a whole request is left alone then."""
 _TRANSIENT: Final = (errno.EAGAIN, errno.ECONNABORTED)
@@ -82,6 +84,7 @@ class Listeners:
         self._waits = False  # until the alarm, for others to accept
         self._in_turn = False  # after the alarm: accept one, whatever the others have
         self.exhausted = False  # of file descriptors or memory: set until the next heartbeat
+        self._look_at = -math.inf  # when to look for a place for another connection
         self.scheduled_at = self.wakes_at = math.inf
 
     def on_alarm(self) -> None:
@@ -102,6 +105,12 @@ class Listeners:
                 self._loop.watch(listener.fileno(), select.EPOLLIN, accept)
             else:
                 self._loop.forget(listener.fileno())
+
+    def find_place(self) -> None:
+        """All connections that there may be are open: let others take the place of idle ones."""
+        now = self._loop.clock()
+        if now >= self._look_at and not self._worker.make_room():
+            self._look_at = now + LOOK_EVERY_S
 
     def _accept(self, listener: Any, server: Any, _events: int) -> None:
         worker = self._worker
@@ -196,6 +205,8 @@ class BrimWorker(RefusingWorker):
         self.loop.watch(self.PIPE[0], select.EPOLLIN, self._signalled)
         self.listeners.balance.set(0)
         while self.alive and self.ppid == os.getppid():
+            if not self.free:
+                self.listeners.find_place()
             self.listeners.watch(self.free)
             self._run_once()
         self._drain()

@@ -517,6 +517,20 @@ def test_a_unix_socket_is_served(launch: Serve, tmp_path: Path) -> None:
     assert get(server, "/inline").status_code == 200
 
 
+def test_where_connections_have_taken_all_places_a_new_one_takes_an_old_ones(
+    launch: Serve,
+) -> None:
+    server = launch("--worker-connections", "20")
+    clients = [connect(server) for _ in range(20)]
+    for client in clients:  # one after the other
+        client.sendall(request("/inline"))
+        assert until_contains(client, b"/inline ")
+    assert get(server, "/inline").text == "/inline "
+    assert to_the_end(clients[0]) == b""
+    clients[-1].sendall(request("/inline", b"", CLOSE))
+    assert to_the_end(clients[-1]).endswith(b"/inline ")
+
+
 def test_an_idle_connection_costs_little(launch: Serve) -> None:
     server = launch("--worker-connections", "3000")
     worker = int(get(server, "/pid").text)

@@ -23,6 +23,7 @@ class ByteBudget:
 
     def __init__(self, limit: int = MAX_BYTES_IN_FLIGHT) -> None:
         self.limit = limit
+        self._limit_of_large = limit - limit // 8
         self.held = 0
         self._lock = threading.Lock()
 
@@ -41,7 +42,7 @@ class ByteBudget:
         return self.held + whole <= self._limit_of(whole)
 
     def _limit_of(self, whole: int) -> int:
-        return self.limit if whole <= SMALL else self.limit - self.limit // 8
+        return self.limit if whole <= SMALL else self._limit_of_large
 
     def add(self, size: int) -> None:
         """Take bytes that exist already, or give back with a negative size."""

@@ -172,11 +172,8 @@ class RequestResponseCycle:
         return True
 
     def _flush(self) -> None:
-        try:
-            self._write_buffer.flush()
-        except OSError:
+        if self._write_buffer.flush() is None:
             self.lost = True
-            self._write_buffer.drop()
             self.abandon()
 
     def abandon(self) -> None:

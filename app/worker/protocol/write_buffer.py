@@ -55,8 +55,10 @@ class WriteBuffer:
         """Whether the next part of an answer should wait."""
         return self._size > HIGH_WATER
 
-    def flush(self) -> int:
-        """Send what the socket takes; returns how many bytes. Raises OSError."""
+    def flush(self) -> int | None:
+        """Send what the socket takes; returns how many bytes. None: the client is gone, and nothing
+        is left to send.
+        """
         before = self._size
         while self._parts:
             data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -65,6 +67,9 @@ class WriteBuffer:
             except NOT_NOW:
                 self._parts = [data]
                 break
+            except OSError:
+                self.drop()
+                return None
             self._size -= sent
             if sent == len(data):
                 self._parts.clear()

@@ -193,6 +193,7 @@ def test_what_the_socket_does_not_take_stays_and_arrives_in_order(pair: Pair) ->
     write_buffer.send(sent[10:])
     assert write_buffer.full
     first = write_buffer.flush()
+    assert first is not None
     assert 0 < first < len(sent)
     assert write_buffer.flush() == 0  # the peer has not read
     assert budget.held == len(sent) - first
@@ -205,6 +206,20 @@ def test_what_the_socket_does_not_take_stays_and_arrives_in_order(pair: Pair) ->
     assert budget.held == 0
     assert write_buffer.empty
     assert not write_buffer.full
+
+
+def test_what_a_client_that_is_gone_was_to_get_is_dropped(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.setblocking(False)
+    budget = ByteBudget()
+    write_buffer = WriteBuffer(ours, budget)
+    write_buffer.sendall(bytes(3_000_000))
+    write_buffer.flush()
+    assert budget.held
+    theirs.close()
+    assert write_buffer.flush() is None
+    assert write_buffer.empty
+    assert budget.held == 0
 
 
 def test_a_write_buffer_is_full_beyond_its_mark_only(pair: Pair) -> None:
