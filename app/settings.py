@@ -60,6 +60,7 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     keepalive_s: Seconds = 75
     graceful_timeout_s: Seconds = 30
     log_level: str = "info"
+    cors_origins: tuple[str, ...] = ()
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -148,6 +149,7 @@ class Settings:
     graceful_timeout_s: int
     log_level: str
     limits: Limits
+    cors_origins: tuple[str, ...] = ()
     text: str = field(default="", repr=False, compare=False)
 
     @property
@@ -259,6 +261,7 @@ def _settings(path: Path, table: File, text: str) -> Settings:
     server["bind"] = _address("server.bind", server["bind"])
     _check_one_of("server.log_level", server["log_level"], LOG_LEVELS)
     _check_one_of("server.worker", server["worker"], THREADS)
+    _check_origins("server.cors_origins", server["cors_origins"])
     server["threads"] = server["threads"] or THREADS[server["worker"]]  # UNSET is false
     models = _models(path, table.models)
     return Settings(str(path), models, **server, limits=table.limits, text=text)
@@ -314,6 +317,14 @@ def _config(base: Path, table: ModelTable) -> ModelConfig:
     for key in [key for key in fields if key.endswith("_ms")]:
         fields[f"{key.removesuffix('ms')}s"] = fields.pop(key) / 1e3
     return ModelConfig(source=source, base=base, **fields)
+
+
+def _check_origins(key: str, origins: tuple[str, ...]) -> None:
+    """A browser names an origin in this form alone, and in lower case."""
+    for index, origin in enumerate(origins):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z@,]+", origin):
+            allowed = 'SCHEME://HOST or SCHEME://HOST:PORT in lower case, or "*" for any'
+            raise ConfigError(f"{key}[{index}]", origin, allowed)
 
 
 def _check_one_of(key: str, value: str, allowed: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from werkzeug.routing import MapAdapter
 
 from app.http import errors, hooks
+from app.http.dispatch.cors import Cors
 from app.http.dispatch.direct import DirectInference
 from app.http.dispatch.lane_refusals import LaneRefusals
 from app.http.dispatch.places import Places
@@ -54,11 +55,14 @@ class BrimApp(Flask):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self.direct: DirectInference | None = None  # until everything is registered
+        self.cors = Cors(())
         self._synchronous: set[Callable[..., Any]] = set()
         super().__init__(*args, **named)
 
     @override
     def wsgi_app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if self.cors.applies(environ):
+            start_response = self.cors.start(environ, start_response)
         if self.direct is not None:
             answered = self.direct(environ, start_response)
             if answered is not None:
@@ -124,10 +128,11 @@ def create_app(
     """Return the Flask app that serves `engine`."""
     app = BrimApp("brim", static_folder=None)
     app.place = Places(engine)
-    app.refuse_call = LaneRefusals(app.url_map, engine, metrics)
+    app.cors = Cors(settings.cors_origins)
+    app.refuse_call = LaneRefusals(app.url_map, engine, metrics, app.cors)
     app.tick = engine.coalesce
     app.watch = engine.watch
-    app.refuse = partial(refuse, metrics)
+    app.refuse = partial(refuse, metrics, app.cors)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.max_body_bytes
     app.url_map.strict_slashes = False  # a slash at the end means nothing
     app.json.sort_keys = False  # type: ignore[attr-defined]

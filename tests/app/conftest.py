@@ -149,7 +149,7 @@ def hold_to_its_word(app: Flask) -> list[str]:
         rule = request.url_rule
         view = app.view_functions[rule.endpoint] if rule is not None else None
         operation: Operation | None = getattr(view, "operation", None)
-        if operation is not None and request.method != "HEAD":
+        if operation is not None and request.method not in ("HEAD", "OPTIONS"):
             note = partial(note_if_broken, operation, request.method, request.path)
             if isinstance(response, Deferred):
                 response.then(note)

@@ -278,7 +278,7 @@ def test_loading_a_config_imports_no_jax(write: Write) -> None:
         pytest.param(
             f"[server]\nthread = 2\n{PUPPET}",
             "server.thread: got 2, expected a known key, one of bind, worker, workers, "
-            "threads, keepalive_s, graceful_timeout_s, log_level; "
+            "threads, keepalive_s, graceful_timeout_s, log_level, cors_origins; "
             "did you mean threads?",
             id="an unknown key of the server",
         ),
@@ -725,3 +725,18 @@ def test_the_readme_has_the_right_defaults() -> None:
     for key in written.keys() - without:
         default = actual[key]
         assert written[key] == (list(default) if isinstance(default, tuple) else default), key
+
+
+@pytest.mark.parametrize("origin", ["*", "https://a.example", "http://127.0.0.1:3000", "app://x"])
+def test_an_origin_is_taken(origin: str, write: Write) -> None:
+    text = f'[server]\ncors_origins = ["https://first", "{origin}"]\n{PUPPET}'
+    assert load(write(text)).cors_origins == ("https://first", origin)
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "a.example", "https://", "https://a/", "https://A", "null", "https://*.a b"]
+)
+def test_what_a_browser_would_never_send_is_no_origin(origin: str, write: Write) -> None:
+    text = f'[server]\ncors_origins = ["https://first", "{origin}"]\n{PUPPET}'
+    with pytest.raises(ConfigError, match=r"server\.cors_origins\[1\]: got .*, expected SCHEME"):
+        load(write(text))

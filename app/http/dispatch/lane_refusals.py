@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from app.http import errors, hooks
+from app.http.dispatch.cors import Cors
 from app.http.dispatch.direct import DirectRequest
 from app.http.dispatch.lane_errors import error_of
 from app.http.dispatch.routing import RememberingMap
@@ -21,10 +22,13 @@ class LaneRefusals:
     what hangs.
     """
 
-    def __init__(self, routes: RememberingMap, engine: EngineClient, metrics: HttpMetrics) -> None:
+    def __init__(
+        self, routes: RememberingMap, engine: EngineClient, metrics: HttpMetrics, cors: Cors
+    ) -> None:
         self._routes = routes
         self._engine = engine
         self._metrics = metrics
+        self._cors = cors
 
     def __call__(
         self, environ: Environ, start_response: StartResponse, refusal: Refusal
@@ -40,4 +44,6 @@ class LaneRefusals:
         known = self._routes.recall(environ)
         rule = None if known is None else known.rule.rule
         hooks.note(self._metrics, request, response, environ["REQUEST_METHOD"], str(rule))
+        if self._cors.applies(environ):
+            start_response = self._cors.start(environ, start_response)
         return response(environ, start_response)

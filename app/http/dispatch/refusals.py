@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.http import errors, hooks
+from app.http.dispatch.cors import Cors
 from app.http.dispatch.direct import DirectRequest
 from app.http.hooks import HttpMetrics
 from app.http.responses.prepared import PreparedResponse
@@ -15,7 +16,12 @@ from app.worker.limits.limits import LimitExceeded
 
 
 def refuse(
-    metrics: HttpMetrics, environ: Mapping[str, Any], status: int, reason: str, error: BaseException
+    metrics: HttpMetrics,
+    cors: Cors,
+    environ: Mapping[str, Any],
+    status: int,
+    reason: str,
+    error: BaseException,
 ) -> PreparedResponse:
     """Build the answer, in the form of all errors and with a request id, and count it.
 
@@ -29,4 +35,4 @@ def refuse(
     hooks.finish(request, response)
     # as URLs without a route, these are one series together
     metrics.note(environ["REQUEST_METHOD"], str(None), request.begun_at, response.status_code)
-    return PreparedResponse.of(response)
+    return cors.answer(environ, PreparedResponse.of(response))
