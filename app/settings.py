@@ -68,7 +68,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     max_head_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 32 * 1024
     max_body_bytes: Positive = 16 * 1024 * 1024
-    max_decompressed_bytes: Positive = 4 * 1024 * 1024
+    max_decompressed_bytes: Positive = 1024 * 1024
     max_json_bytes: Positive = 4 * 1024 * 1024
     max_id_bytes: Positive = 1024
     max_bytes_in_flight: Positive = 256 * 1024 * 1024
