@@ -7,6 +7,7 @@ model's code does and what to write instead.
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,6 +164,18 @@ def closed_over(nbytes: int) -> str:
     return (
         f"apply closes over {nbytes / 1e6:.1f} MB of arrays, which are copied into every bucket's "
         "executable: give them as params"
+    )
+
+
+def doubled(program: str, wide: str) -> str:
+    """What arrays of FP64 in a traced program are worth saying where no spec asks for them; ""
+    without any. `wide` are the outputs that the 64 bits are for.
+    """
+    if not re.search(r"f64\[\d", program):
+        return ""
+    return (
+        f"apply computes partly in FP64, because the spec states {wide} and JAX's defaults have 64 "
+        "bits then: cast with .astype(jnp.float32), or state INT32"
     )
 
 

@@ -114,8 +114,19 @@ class TraceableProgram:
         # where one is a traced value, JAX moves them to a place that it does not document
         moved = getattr(traced, "_consts", ())
         constants = mistakes.check_constants([*traced.jaxpr.consts, *moved])
-        self.remark = mistakes.closed_over(constants)
+        self.remark = mistakes.closed_over(constants) or self._doubled(traced)
         return traced
+
+    def _doubled(self, traced: jax.stages.Traced) -> str:
+        """What is worth saying where only JAX's defaults made floats of 64 bits, or ""."""
+        if not self.wide or "f" in self._signature.wide:
+            return ""
+        return mistakes.doubled(str(traced.jaxpr), self._wide_outputs())
+
+    def _wide_outputs(self) -> str:
+        specs = self._signature.device_outputs
+        wide = [spec for spec in specs if spec.dtype.kind in self._signature.wide]
+        return ", ".join(f"{spec.name!r} {spec.datatype}" for spec in wide)
 
     def _checked(self, bucket: Bucket, outputs: object) -> dict[str, jax.Array]:
         """The outputs in the order of the signature."""
@@ -128,9 +139,8 @@ class TraceableProgram:
 
     def _because(self, error: LoadError) -> LoadError:
         """In 64 bits JAX's defaults are others, which a model's author may not expect."""
-        wide = [s for s in self._signature.device_outputs if s.dtype.kind in self._signature.wide]
-        if not wide:
+        names = self._wide_outputs()
+        if not names:
             return error
-        names = ", ".join(f"{spec.name!r} {spec.datatype}" for spec in wide)
         added = f"JAX computes this model in 64 bits, because the spec states {names}"
         return LoadError(f"{error}; {added}")

@@ -62,6 +62,11 @@ class Signature:
         object.__setattr__(self, "inputs", _widened(self.inputs, on_wire))
         object.__setattr__(self, "device_inputs", _widened(self.device_inputs, wide))
         object.__setattr__(self, "device_outputs", _widened(self.device_outputs, wide))
+        for spec in self.device_inputs:
+            if spec.limits is not None and spec.limits[0] > spec.limits[1]:
+                problem = f"no value from low {spec.low} to high {spec.high} has 32 bits"
+                remedy = "without a 64-bit output a model computes in 32"
+                raise ValueError(f"{spec.name}: {problem}; {remedy}")
 
     @property
     def vector(self) -> TensorSpec | None:

@@ -89,11 +89,11 @@ class TensorSpec:
     def _limits(self) -> tuple[float, float] | None:
         """Those of `low` and `high`, and of the device where it has fewer bits than the wire."""
         stated = [value for value in (self.low, self.high) if value is not None]
-        if not stated and self.dtype == self.device_dtype:
+        if not stated and not self.narrowed:
             return None  # every value fits
         if self.dtype.kind in "bO":
             raise ValueError(f"{self.name}: {self.datatype} has no low and no high")
-        least, greatest = value_range(self.device_dtype)
+        least, greatest = value_range(self.dtype)
         low = least if self.low is None else self.low
         high = greatest if self.high is None else self.high
         kind = float if self.dtype.kind not in "iu" else int
@@ -104,7 +104,8 @@ class TensorSpec:
                 f"from {least:g} to {greatest:g}" if kind is float else f"{least} to {greatest}"
             )
             raise ValueError(f"{self.name}: {given}, expected {what} {between}, low <= high")
-        return low, high
+        least, greatest = value_range(self.device_dtype)
+        return max(low, least), min(high, greatest)
 
     @property
     def narrowed(self) -> bool:
@@ -219,8 +220,11 @@ def _check_values(spec: TensorSpec, array: Array, low: float, high: float) -> No
         return
     outside = np.argwhere(~((array >= low) & (array <= high)))[0]
     row, value = int(outside[0]), array[tuple(outside)].item()
+    as_stated = (spec.low is None or spec.low <= value) and (
+        spec.high is None or value <= spec.high
+    )
     bits = f"; this model computes in {8 * spec.device_dtype.itemsize} bits"
-    why = bits if spec.low is None and spec.high is None else ""
+    why = bits if spec.narrowed and as_stated else ""
     problem = f"value {value} in row {row} is out of range{why}, expected {low} to {high}"
     raise InvalidRequest(spec.name, problem)
 

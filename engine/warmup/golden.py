@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -63,15 +63,22 @@ def check_golden(signature: Signature, program: Program, lengths: Sequence[int |
 
 
 def _drawn(rng: np.random.Generator, spec: TensorSpec, length: int | None, number: int) -> Array:
-    drawn = _random(rng, spec, spec.batch_shape(1, length))
-    ends = [end for end in (spec.low, spec.high) if end is not None]
+    low, high = spec.limits or (None, None)
+    low, high = (None if spec.low is None else low), (None if spec.high is None else high)
+    drawn = _random(rng, spec.device_dtype, spec.batch_shape(1, length), low, high)
+    ends = [end for end in (low, high) if end is not None]
     for place, end in zip((0, -1), ends[:: 1 if number == 0 else -1], strict=False):
         drawn.flat[place] = end
     return drawn
 
 
-def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    dtype, low, high = spec.device_dtype, spec.low, spec.high
+def _random(
+    rng: np.random.Generator,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    low: float | None,
+    high: float | None,
+) -> Array:
     if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(dtype)
     if dtype.kind in "iu":

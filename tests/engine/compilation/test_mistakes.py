@@ -21,7 +21,7 @@ from engine.compilation.compiler import JaxCompiler
 from engine.compilation.tracing import TraceableProgram
 from engine.errors import LoadError
 from engine.models.model import Model, ModelState
-from engine.models.tensors import TensorSpec
+from engine.models.tensors import DTYPES, TensorSpec
 from engine.scheduling.buckets import Bucket
 from engine.testing import puppet_config, puppet_model
 
@@ -290,3 +290,31 @@ def test_large_arrays_that_apply_closes_over_are_remarked_once(
     for rows in (1, 2):
         compiler.compile(Bucket(rows))
     assert caplog.text.count("apply closes over 1.0 MB of arrays") == int(said)
+
+
+def scaled(datatype: str, scale: Any) -> Model:
+    """A label, and scores by way of another scale."""
+
+    def apply(_params: Any, inputs: Any) -> dict[str, Any]:
+        scores = (inputs["x"] * scale).astype(jnp.float32)
+        return {"label": scores.argmax(axis=1).astype(DTYPES[datatype]), "scores": scores}
+
+    return applied(
+        apply, outputs=(TensorSpec("label", datatype), TensorSpec("scores", "FP32", (2,)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "scale", "said"),
+    [
+        pytest.param("INT64", np.sqrt(2), True, id="a-float-of-numpy"),
+        pytest.param("INT64", 2.0, False, id="a-float-of-python"),
+        pytest.param("INT32", np.sqrt(2), False, id="without-a-64-bit-output"),
+    ],
+)
+def test_floats_of_64_bits_that_nothing_asks_for_are_remarked(
+    datatype: str, scale: Any, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    JaxCompiler(scaled(datatype, scale)).compile(Bucket(2))
+    remark = "apply computes partly in FP64, because the spec states 'label' INT64"
+    assert caplog.text.count(remark) == int(said)

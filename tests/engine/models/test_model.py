@@ -70,6 +70,11 @@ def test_with_hooks_the_device_has_tensors_of_its_own() -> None:
             id="range-of-an-output",
         ),
         pytest.param(
+            {"inputs": (TensorSpec("n", "INT64", low=2**40),)},
+            f"n: no value from low {2**40} to high None has 32 bits; without a 64-bit output",
+            id="range-beyond-32-bits",
+        ),
+        pytest.param(
             {"inputs": PUPPET_SPEC_IN}, "inputs is not a sequence of TensorSpec", id="one-spec"
         ),
         pytest.param(

@@ -93,6 +93,8 @@ def test_bytes_on_the_device_are_those_of_the_narrow_type() -> None:
         pytest.param(TensorSpec("x", "UINT8", high=9), (0, 9), id="to"),
         pytest.param(TensorSpec("x", "INT64"), (-(2**31), 2**31 - 1), id="narrowed"),
         pytest.param(TensorSpec("x", "INT64", low=1), (1, 2**31 - 1), id="narrowed-from"),
+        pytest.param(TensorSpec("x", "INT64", high=2**40), (-(2**31), 2**31 - 1), id="beyond"),
+        pytest.param(TensorSpec("x", "INT64", high=2**40).widened(), (-(2**63), 2**40), id="wide"),
         pytest.param(TensorSpec("x", "BF16", low=0.5, high=1.5), (0.5, 1.5), id="bfloat16"),
     ],
 )
@@ -111,7 +113,6 @@ def test_a_spec_knows_the_range_of_its_values(
         pytest.param("UINT8", -1, None, "expected whole numbers 0 to 255", id="below"),
         pytest.param("UINT8", 0, 256, "expected whole numbers 0 to 255", id="beyond"),
         pytest.param("INT32", 0.5, 9, "expected whole numbers -2147483648 to", id="fraction"),
-        pytest.param("INT64", 0, 2**31, "expected whole numbers -2147483648 to", id="64-bits"),
         pytest.param("FP16", 0, 1e6, "expected numbers from -65504 to 65504", id="half"),
         pytest.param("FP32", float("nan"), 1, "low nan and high 1 do not fit", id="nan"),
         pytest.param("FP32", float("-inf"), 1, "low -inf and high 1 do not fit", id="infinite"),
@@ -371,6 +372,13 @@ def test_values_in_the_range_are_accepted(spec: TensorSpec, array: Any) -> None:
             np.array([5, -3], np.int8),
             "value -3 in row 1 is out of range, expected 0 to 127",
             id="rows-of-one-value",
+        ),
+        pytest.param(
+            TensorSpec("x", "INT64", low=0, high=2**40),
+            np.array([1, 2**31], np.int64),
+            "value 2147483648 in row 1 is out of range; this model computes in 32 bits, "
+            "expected 0 to 2147483647",
+            id="stated-and-narrowed",
         ),
         pytest.param(
             TensorSpec("x", "INT64"),

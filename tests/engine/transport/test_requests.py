@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,15 @@ from engine.errors import (
 from engine.models.model import Model, ModelState
 from engine.models.processor import Prepared
 from engine.models.tensors import LENGTH, Arrays, TensorSpec
-from engine.testing import PUPPET_SPEC_IN, expected_rows, puppet_config, puppet_model, rows, texts
+from engine.testing import (
+    PUPPET_SPEC_IN,
+    PuppetCompiler,
+    expected_rows,
+    puppet_config,
+    puppet_model,
+    rows,
+    texts,
+)
 from engine.transport.client import link as links
 from engine.transport.client.result import RemoteResult
 from engine.transport.protocol.memory import SharedMemory
@@ -562,3 +571,23 @@ def test_an_unexpected_error_beside_the_engine_tells_nothing_of_its_inside(
     assert type(error) is ExecutionFailed
     assert str(error).startswith("internal error in the engine's process (failure ")
     assert "ZeroDivisionError: secret" in caplog.text
+
+
+def counts(**limits: Any) -> Model:
+    spec = TensorSpec("x", "INT64", (2,), **limits)
+    return puppet_model(inputs=(spec,), outputs=(TensorSpec("y", "INT64", (2,)),))
+
+
+def test_64_bit_numbers_cross_with_all_their_bits(make_rig: MakeRig) -> None:
+    compiler = PuppetCompiler(lambda inputs: {"y": inputs["x"] + 1})
+    rig = make_rig(load=lambda _config: counts(), compiler=compiler)
+    large = 2**62
+    assert rig.ask(inputs={"x": np.array([[large, -large]])}) == {"y": [[large + 1, 1 - large]]}
+
+
+def test_the_range_of_an_input_is_known_in_every_process(make_rig: MakeRig) -> None:
+    compiler = PuppetCompiler(lambda inputs: {"y": inputs["x"] + 1})
+    rig = make_rig(load=lambda _config: counts(low=0, high=2**60), compiler=compiler)
+    with pytest.raises(InvalidRequest, match=f"x: value {2**60 + 1} in row 0 is .* 0 to {2**60}"):
+        rig.submit(inputs={"x": np.array([[0, 2**60 + 1]])})
+    assert rig.client.snapshot().models[0].activity.counts.accepted == 0
