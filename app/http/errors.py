@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 from app.http.codecs.messages import Answer
 from app.http.responses.operation import JSON
+from app.http.responses.prepared import PreparedResponse
 from app.http.services import services
 from app.worker.limits.limits import LimitExceeded
 from engine.api import errors
@@ -32,6 +33,7 @@ class LengthRequired(errors.BrimError):
     """A POST with neither Content-Length nor Transfer-Encoding."""
 
 
+_UNAVAILABLE: Final = "503 SERVICE UNAVAILABLE"
 INTERNAL: Final = 500
 NOT_FOUND: Final = 404
 TOO_MANY: Final = 429
@@ -110,6 +112,14 @@ def error_response(error: BaseException, path: str, request_id: str) -> Response
     answer = response(path, message, status, field)
     if isinstance(error, errors.Refused):
         answer.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return answer
+
+
+def prepared_refusal(error: errors.Shed, request_id: str) -> PreparedResponse:
+    """The same for a refusal below `/v2/`, without a Flask response: there may be thousands."""
+    answer = PreparedResponse(msgspec.json.encode(Error(str(error))), JSON, _UNAVAILABLE)
+    retry_after = str(max(1, math.ceil(error.retry_after_s)))
+    answer.headers += ("Retry-After", retry_after), ("X-Request-Id", request_id)
     return answer
 
 

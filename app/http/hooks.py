@@ -42,6 +42,11 @@ class Identified:
             self.request_id = f"{random.getrandbits(128):032x}"
 
     @property
+    def waited_s(self) -> float:
+        """Seconds since it was read, before it came here."""
+        return 0.0 if self.exchange is None else time.monotonic() - self.exchange.read_at
+
+    @property
     def given_up(self) -> bool:
         """Whether the worker has answered it, because its deadline has passed."""
         return self.exchange is not None and self.exchange.given_up
@@ -99,7 +104,7 @@ def finish(request: Identified, response: Response | PendingAnswer) -> None:
 def note(
     metrics: HttpMetrics,
     request: Identified,
-    response: Response | PendingAnswer,
+    response: Response | PreparedResponse | PendingAnswer,
     method: str,
     rule: str,
 ) -> None:

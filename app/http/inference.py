@@ -18,17 +18,22 @@ from app.http.services import Services
 from engine.api import (
     Arrays,
     DeadlineExceeded,
+    Endpoint,
     InvalidRequest,
     ModelInterface,
     PendingResult,
+    Refused,
+    Shed,
     TensorSpec,
     TokenIds,
-    TooManyWaiting,
 )
 
 PATIENCE_S = 0.005
 """Seconds that a request waits before its socket is watched. A shorter wait is not worth two system
 calls, and a client that disconnects meanwhile is noticed as soon as the watch begins."""
+
+WORTH_CHECKING_S: Final = 0.01
+"""Seconds that a request has waited before its time is compared with that."""
 
 INLINE_BYTES: Final = 64 * 1024
 """Bytes of arrays. To write so much as JSON takes about a millisecond, which may block the loop."""
@@ -50,7 +55,8 @@ class InferenceContext:
     def __init__(
         self, request: Identified, services: Services, name: str, version: str | None = None
     ) -> None:
-        """Raises the refusal if the request cannot be served; the engine counts it.
+        """Raises the refusal if the request cannot be served, or if all its time has passed before
+        it came here; the engine counts it.
 
         Use the context inside `with context.permit`, which releases the permit on an error.
         """
@@ -59,8 +65,11 @@ class InferenceContext:
         self.endpoint = services.engine.endpoint(name, version)
         self.interface = self.endpoint.admit()
         try:
+            late = waited_too_long(request, self.endpoint)
+            if late is not None:
+                raise late
             self.permit = services.limiter.acquire()
-        except TooManyWaiting as error:
+        except Refused as error:
             self.endpoint.count_refusal(error)
             raise
 
@@ -128,6 +137,23 @@ class InferenceContext:
                 endpoint.count_refusal(error)
             raise
         return endpoint.submit(prepared)
+
+
+def waited_too_long(request: Identified, endpoint: Endpoint) -> Shed | None:
+    """The refusal of a request that has waited for half of its time before it came here. Under
+    overload most requests are refused: before the body is decoded that is cheapest, and with half
+    of the time left the client gets it in time.
+    """
+    waited_s = request.waited_s
+    if waited_s < WORTH_CHECKING_S:
+        return None
+    allowed_s, own_s = endpoint.config.timeout_s, timeout_of(request.environ)
+    if own_s is not None:
+        allowed_s = min(allowed_s, own_s)
+    if waited_s < allowed_s / 2:
+        return None
+    text = f"an answer within {allowed_s:.3g} s cannot be promised: it waited {waited_s:.3g} s"
+    return Shed(f"{text} for this process", waited_s)
 
 
 def timeout_of(environ: Mapping[str, Any]) -> float | None:

@@ -221,7 +221,7 @@ class Connection:
         whole = self._reader.take_body(cycle.request)
         close = self._host.count_request() or not whole
         try:
-            cycle.prepare(head, self._server, self._host.loop.polled_at, close=close)
+            cycle.prepare(head, self._server, self._host.loop.happened_at, close=close)
         except BaseException as error:
             self._refuse(cycle.request, error)
             return

@@ -17,8 +17,12 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Protocol
 
+from app.worker.poller import Event, Handler, Poller
+
 EVENTS_PER_TICK: Final = 32
-"""At most so many events per poll, so that a tick lasts about 5 ms."""
+"""At most so many events of clients, so that a tick lasts about 5 ms."""
+TICK_S: Final = 0.01
+"""After so many seconds a tick leaves the rest of its events to the next."""
 
 Call = Callable[[], object]
 Tick = Callable[[], AbstractContextManager[object]]
@@ -102,7 +106,7 @@ class Alarms:
 class Loop:
     """Handles events, calls and alarms, one `run_once` after the other.
 
-    `polled_at`: when the events of this tick were found; what they tell had happened by then.
+    `happened_at`: what is handled at this moment had happened by then.
 
     `_closing` guards `_wakeup`, an eventfd, which is -1 when it is closed.
     """
@@ -110,9 +114,8 @@ class Loop:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.tick: Tick = nullcontext
-        self.polled_at = clock()
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], object]] = {}
+        self.happened_at = clock()
+        self._poller = Poller(clock)
         self._alarms = Alarms()
         self.alarm = self._alarms.set
         self._calls: deque[Call] = deque()
@@ -122,15 +125,13 @@ class Loop:
         self._closing = threading.Lock()
         self.watch(self._wakeup, select.EPOLLIN, self._on_wakeup)
 
-    def watch(self, fd: int, events: int, handler: Callable[[int], object]) -> None:
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler(events)` for the events of this file descriptor."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, events)
+        self._poller.watch(fd, events, handler)
 
     def forget(self, fd: int) -> None:
         """Stop watching. Call it before the file is closed: the system reuses descriptors."""
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+        self._poller.forget(fd)
 
     def call_soon(self, calls: Iterable[Call]) -> None:
         """Make these calls on the loop's thread, which is woken once for all of them."""
@@ -153,25 +154,30 @@ class Loop:
             longest_s = 0.0
         else:
             longest_s = min(longest_s, max(0.0, self._alarms.next_at - self.clock()))
-        polled = self._epoll.poll(longest_s, EVENTS_PER_TICK)
-        self.polled_at = self.clock()
-        if polled:
+        events = self._poller.poll(longest_s, EVENTS_PER_TICK)
+        if events:
             with self.tick():
-                self._handle(polled)
+                self._handle(events)
+        self.happened_at = self.clock()
         for _ in range(len(self._calls)):
             self._calls.popleft()()
         self._alarms.ring(self.clock())
 
-    def _handle(self, polled: list[tuple[int, int]]) -> None:
-        for fd, events in polled:
+    def _handle(self, events: list[Event]) -> None:
+        poller, clock = self._poller, self.clock
+        until = clock() + TICK_S
+        for done, event in enumerate(events):
             # the handler of an earlier event may have closed this file
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                handler(events)
+            if poller.is_current(event):
+                self.happened_at = event.at
+                event.handler(event.events)
+                if clock() > until:
+                    poller.put_back(events[done + 1 :])
+                    return
 
     def close(self) -> None:
         """Close epoll and eventfd, not the sockets. `call_soon` has no effect any more."""
         with self._closing:
             os.close(self._wakeup)
             self._wakeup = -1
-        self._epoll.close()
+        self._poller.close()

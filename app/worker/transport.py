@@ -16,6 +16,9 @@ _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 _ENDED: Final = select.EPOLLRDHUP | _GONE
 
 
+_GET: Final = b"GET "
+
+
 class Transport:
     """Reads without blocking.
 
@@ -88,3 +91,11 @@ class Transport:
         if len(data) < size and not self.tls and not self.hung_up:
             self.readable = False
         return data
+
+
+def asks_to_read(sock: socket.socket) -> bool:
+    """Whether a request that begins with GET is here already. The socket is not TLS."""
+    try:
+        return sock.recv(len(_GET), socket.MSG_PEEK) == _GET
+    except OSError:
+        return False

@@ -33,6 +33,7 @@ from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.refusals import RefusingWorker
 from app.worker.suspension import Pending, Place
+from app.worker.transport import asks_to_read
 
 HEARTBEAT_S: Final = 1.0
 LINGER_S: Final = 2.0
@@ -285,8 +286,12 @@ class BrimWorker(RefusingWorker):
                 self.log.debug("TLS cannot begin: %s", error)
                 client.close()
                 return
-        self.connections.add(Connection(self, client, address, server))
+        connection = Connection(self, client, address, server)
+        self.connections.add(connection)
         self.listeners.balance.set(len(self.connections))
+        # probes open a connection each time: they are answered before the requests that wait
+        if self._tls is None and asks_to_read(client):
+            connection.on_event(select.EPOLLIN)
 
     def closed(self, connection: Connection) -> None:
         """The connection has closed."""

@@ -20,11 +20,13 @@ from flask import Flask, Response
 from app.http import bodies, errors, hooks
 from app.http.dispatch.routing import RememberingMap
 from app.http.hooks import HttpMetrics, Identified
+from app.http.inference import WORTH_CHECKING_S, waited_too_long
 from app.http.responses.deferred import PendingAnswer
-from app.http.responses.prepared import Environ, StartResponse
+from app.http.responses.prepared import Environ, PreparedResponse, StartResponse
 from app.http.routes import inference
 from app.http.services import Services
 from app.worker.limits.limits import LimitExceeded
+from engine.api import BrimError
 
 ENDPOINT: Final = "inference.infer"
 
@@ -74,10 +76,30 @@ class DirectInference:
         if length is None:
             return None
         request = DirectRequest(environ)
+        refused = self._refuse_late(request, known.args)
+        if refused is not None:
+            hooks.note(self._metrics, request, refused, "POST", known.rule.rule)
+            return refused(environ, start_response)
         response = self._respond(request, known.args, length)
         hooks.finish(request, response)
         hooks.note(self._metrics, request, response, "POST", known.rule.rule)
         return response(environ, start_response)
+
+    def _refuse_late(
+        self, request: DirectRequest, args: Mapping[str, Any]
+    ) -> PreparedResponse | None:
+        """Refuse a request that has waited too long, as cheaply as possible."""
+        if request.waited_s < WORTH_CHECKING_S:
+            return None
+        try:
+            endpoint = self._services.engine.endpoint(**args)
+            late = waited_too_long(request, endpoint)
+        except BrimError:  # the view answers it
+            return None
+        if late is None:
+            return None
+        endpoint.count_refusal(late)
+        return errors.prepared_refusal(late, request.request_id)
 
     def _respond(
         self, request: DirectRequest, args: Mapping[str, Any], length: int

@@ -616,7 +616,7 @@ def test_a_client_that_has_said_all_is_answered_and_left(rig: Rig) -> None:
     rig.tick()
     assert rig.received().endswith(b"/inline ")
     assert rig.closed
-    assert len(rig.host.loop._handlers) == 1  # the loop's own
+    assert len(rig.host.loop._poller._handlers) == 1  # the loop's own
 
 
 def test_behind_a_body_that_could_not_be_read_there_is_no_request(rig: Rig) -> None:
