@@ -7,6 +7,7 @@ engine's process; SIGTERM starts its drain (`post_worker_init`); when it has sen
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from app.hosting.process import PROCESS, build, settings_of_environment
 from app.hosting.workers import choose
 from app.settings import MAX_CONNECTIONS, Settings
 from engine.api import can_share_memory
+
+log = logging.getLogger("brim.app")
 
 
 def options_of_environment() -> dict[str, Any]:
@@ -85,7 +88,10 @@ def post_worker_init(_worker: Any) -> None:
         if PROCESS.hosted is not None:
             # on a thread: when the signal arrives, the main thread may hold one of the locks
             leave = PROCESS.hosted.leave
-            threading.Thread(target=leave, name="brim-leave", daemon=True).start()
+            try:
+                threading.Thread(target=leave, name="brim-leave", daemon=True).start()
+            except RuntimeError as error:  # `worker_exit` ends the engine, after the answers
+                log.warning("no thread for the drain: %s", error)
         if callable(gunicorns):
             gunicorns(number, frame)
 

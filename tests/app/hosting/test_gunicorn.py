@@ -265,6 +265,22 @@ def test_sigterm_drains_where_gunicorn_has_no_handler(hosted: Served) -> None:
     hosted.observer.wait_for("state_changed", 5)
 
 
+def test_sigterm_stops_the_worker_where_the_system_starts_no_thread(
+    monkeypatch: pytest.MonkeyPatch, hosted: Served
+) -> None:
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    hosting.post_worker_init(None)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        signal.raise_signal(signal.SIGTERM)
+    assert received == [signal.SIGTERM]
+    assert hosted.engine.ready  # until `worker_exit`
+
+
 def test_sigterm_before_there_is_an_engine_only_calls_gunicorns_handler(
     monkeypatch: pytest.MonkeyPatch, hosted: Served
 ) -> None:
