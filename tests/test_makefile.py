@@ -149,6 +149,89 @@ def test_the_supported_versions_are_the_same_everywhere() -> None:
         assert span in (ROOT / file).read_text(encoding="utf-8"), file
 
 
+# --- make serve -----------------------------------------------------------------------------------
+
+STUB: Final = """#!/bin/sh
+case "$*" in
+    --version) echo "Python 3.14.0" ;;
+    "-I - "*) echo ok ;;
+    "-m venv "*)
+        mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+        printf '#!/bin/sh\\necho "served: $*"\\n' > "$3/bin/brim" && chmod +x "$3/bin/brim" ;;
+    *) PYTHONPATH=stubs exec {python} "$@" ;;
+esac
+"""
+"""A Python whose environments have itself, a `brim` that only says so, and the pip of `stubs`."""
+
+INSTALLS: Final = """
+import sys
+wanted = sys.argv[-1]
+print("Collecting", wanted)
+if wanted in "{fails}".split():
+    raise SystemExit("no such package")
+print("Installing collected packages: one, two")
+"""
+
+FIRST: Final = """brim: make .venv with {python}, Python 3.14.0
+brim: install what serves into .venv, about a minute
+brim:   unpack 2 packages
+brim:   done in 0 s
+brim: install the demo's sentence encoder
+brim:   unpack 2 packages
+brim:   done in 0 s
+brim: installed. The command is .venv/bin/brim, or brim after: source .venv/bin/activate
+"""
+SERVED: Final = """.venv/bin/brim serve configs/demo.toml
+served: serve configs/demo.toml
+"""
+
+
+@pytest.fixture
+def make_serve(tmp_path: Path) -> Callable[[str], str]:
+    """`make serve` where pip fails for these packages; returns what it prints, seconds as 0."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "stubs").mkdir()
+    stub = tmp_path / "stubs" / "python3.14"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+
+    def run(fails: str) -> str:
+        (tmp_path / "stubs" / "pip.py").write_text(INSTALLS.format(fails=fails))
+        made = subprocess.run(
+            ["make", "serve"],
+            cwd=tmp_path,
+            env={"PATH": f"{stub.parent}:/usr/bin:/bin", "LANG": "C"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        text = made.stdout.replace(str(stub), "{python}")
+        return re.sub(r"in \d+ s$", "in 0 s", text, flags=re.MULTILINE)
+
+    return run
+
+
+def test_make_serve_shows_each_step_and_installs_once(make_serve: Callable[[str], str]) -> None:
+    assert make_serve("") == FIRST + SERVED
+    assert make_serve("") == SERVED
+
+
+def test_without_the_demos_weights_the_rest_is_served(make_serve: Callable[[str], str]) -> None:
+    (weights,) = re.findall(r"DEMO_WEIGHTS := (\S+)", (ROOT / "Makefile").read_text())
+    printed = make_serve(weights)
+    assert f"brim: cannot install {weights}; the demo will serve the digits only\n" in printed
+    assert printed.endswith(SERVED)
+
+
+def test_an_installation_that_failed_is_made_again(make_serve: Callable[[str], str]) -> None:
+    failed = make_serve(".")
+    assert "brim: pip has ended with status 1; above is what it printed\n" in failed
+    assert "served" not in failed
+    assert make_serve("") == FIRST + SERVED
+
+
 # --- pip's steps ----------------------------------------------------------------------------------
 
 

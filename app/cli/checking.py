@@ -45,7 +45,7 @@ Problem = str
 def check(
     config: Path, measure: bool, model: str | None, rows: Sizes, lengths: Sizes, out: Path | None
 ) -> None:
-    """Look for mistakes in CONFIG and its models; print their buckets and memory.
+    """Find mistakes in CONFIG and its models; print their buckets.
 
     Factories are called, on the CPU, and their models traced for shapes. Uses no other device and
     compiles nothing, except with --measure. Ends with 1 if a required model will fail.
@@ -77,9 +77,11 @@ def _report(settings: Settings, configs: Sequence[ModelConfig], console: Console
         if isinstance(problem, Problem) and each.required
     ]
     verdict = "has a model that will fail" if failing else "is valid"
+    count = len(settings.models)
     console.print(
-        f"\n  [bold]{escape(settings.file)}[/] {verdict}: {len(settings.models)} models on "
-        f"{settings.url}, worker {settings.worker}, {settings.threads} threads\n"
+        f"\n  [bold]{escape(settings.file)}[/] {verdict}: {count} model{'s'[: count > 1]} on "
+        f"{settings.url}, worker {settings.worker}, {settings.threads} threads\n",
+        soft_wrap=True,
     )
     for each, checked in found:
         _print_facts(each, _findings(each, checked), console)

@@ -112,8 +112,8 @@ def serve(
 
 def program() -> str:
     """How the command was called, for texts: what they print can then be pasted."""
-    called = sys.argv[0]
-    if called.endswith(".py"):
+    called = Path(sys.argv[0])
+    if called.suffix == ".py" or not called.is_file():
         return f"{sys.executable} -m brim"
     found = shutil.which("brim")
-    return "brim" if found is not None and Path(found).samefile(called) else called
+    return "brim" if found is not None and called.samefile(found) else str(called)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,3 +63,16 @@ def demo_server(start: Start) -> Server:
     server = start(ROOT / "configs" / "demo.toml")
     server.until(lambda: server.serves("digits") and server.serves("minilm"), "readiness")
     return server
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like a checkout; what commands write into it is thrown away."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "Makefile", "scripts", "pyproject.toml", "constraints.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "examples").mkdir()
+    for name in ("digits", "iris"):
+        (folder / "examples" / name).symlink_to(ROOT / "examples" / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder

@@ -42,7 +42,7 @@ ADDRESS: Final = "127.0.0.1:8000"
 NOT_RUN: Final = {
     "docker ": "needs a daemon and a registry; tests/test_operations.py checks the Dockerfile",
     ".venv/bin/python -m pip install": "3 GB of wheels for a GPU",
-    "make ": "installs for minutes; tests/first_steps/ has make serve, make -n the others",
+    "make ": "installs for minutes; make -n, and tests/test_makefile.py has what make serve prints",
 }
 """Start of a command -> why it does not run."""
 
@@ -61,8 +61,7 @@ the server has measured."""
 
 # a program that needs what the text around it says: what comes before and after it
 AROUND: Final = {
-    "class IrisClassifier": "",
-    "orbax.checkpoint": """
+    "IrisClassifier(hidden": """
 import sys
 from pathlib import Path
 
@@ -87,19 +86,6 @@ prepared = host(limit=2).preprocess({"text": np.array([b"one", b"one two three"]
 assert prepared.inputs["words"].tolist() == [1, 2]
 """,
 }
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like a checkout; what commands write into it is thrown away."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("configs", "Makefile", "scripts", "pyproject.toml", "constraints.txt"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "examples").mkdir()
-    for name in ("digits", "iris"):
-        (folder / "examples" / name).symlink_to(ROOT / "examples" / name)
-    (folder / ".venv").symlink_to(sys.prefix)
-    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

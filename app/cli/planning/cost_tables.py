@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
@@ -143,7 +143,9 @@ def fetch(url: str, model: str) -> dict[api.Bucket, float]:
     try:
         with urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310 (checked above)
             content: bytes = response.read()
-    except (URLError, OSError) as error:
+    except OSError as error:  # all of urllib's are
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise api.ConfigError("--url", address, f"a server that answers: {error}") from None
     return parse(content, address)
 

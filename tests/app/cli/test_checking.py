@@ -262,7 +262,7 @@ def test_a_mistake_in_a_models_code_is_found_without_a_device(
     result = brim("check", write(config(function, more)))
     assert result.exit_code == 1
     assert result.stderr.startswith(f"brim: model 'm' will fail: {problem}")
-    assert "brim.toml has a model that will fail: 1 models" in result.stdout
+    assert "brim.toml has a model that will fail: 1 model on" in result.stdout
 
 
 def test_a_mistake_in_a_model_that_is_not_required_is_no_failure(write: Write) -> None:

@@ -87,8 +87,9 @@ def test_other_commands_say_what_they_lack_themselves() -> None:
         ("bin/brim", True, "brim"),
         ("bin/brim", False, "bin/brim"),
         ("somewhere/brim.py", True, f"{sys.executable} -m brim"),
+        ("-c", True, f"{sys.executable} -m brim"),
     ],
-    ids=["on the path", "by its path", "as a module"],
+    ids=["on the path", "by its path", "as a module", "by a line of Python"],
 )
 def test_texts_name_the_command_as_it_was_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, on_path: bool, name: str
@@ -139,7 +140,7 @@ def test_a_wrong_config_is_one_line_and_exit_status_2(
     assert (result.exit_code, result.stdout, started) == (2, "", [])
     assert result.stderr == (
         f"brim: {file}: server.thread: got 1, expected a known key, one of bind, worker, workers, "
-        "threads, keepalive_s, graceful_timeout_s, log_level; "
+        "threads, keepalive_s, graceful_timeout_s, log_level, cors_origins; "
         "did you mean threads?\n"
     )
 
