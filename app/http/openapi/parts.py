@@ -245,7 +245,8 @@ def _input(spec: TensorSpec) -> Schema:
     tensor = _tensor(spec, "row-major, nested or flat", max(1, len(spec.shape)))
     fields = tensor["properties"]
     if data := fields.get("data"):
-        data["items"] = {"oneOf": [data["items"], {"type": "array"}]}
+        ends = dict(zip(("minimum", "maximum"), spec.limits or (), strict=False))
+        data["items"] = {"oneOf": [data["items"] | ends, {"type": "array"}]}
     if "parameters" not in tensor["required"]:
         fields["parameters"] = _object(binary_data_size=_optional(_LENGTH))
     optional = fields.keys() - set(tensor["required"])
@@ -280,9 +281,7 @@ def _tensor(spec: TensorSpec, order: str, max_axes: int) -> Schema:
     }
     required = ("name", "datatype", "shape", *(("parameters",) if binary_only else ()))
     if not binary_only:
-        ends = {"minimum": spec.low, "maximum": spec.high}
-        value = {key: end for key, end in ends.items() if end is not None}
-        fields["data"] = _array({"type": _VALUES[spec.dtype.kind]} | value, description=order)
+        fields["data"] = _array({"type": _VALUES[spec.dtype.kind]}, description=order)
     return _object(required=required, **fields)
 
 

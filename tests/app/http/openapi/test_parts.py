@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.http.openapi.parts import as_openapi_3_0, request_schema
+from app.http.openapi.parts import answer_schema, as_openapi_3_0, request_schema
 from engine.models.tensors import TensorSpec
 from engine.testing import puppet_model
 
@@ -68,14 +68,21 @@ def test_a_schema_means_the_same_in_the_older_dialect(written: Any, read: Any) -
 @pytest.mark.parametrize(
     ("spec", "values"),
     [
-        (TensorSpec("x", "INT64", (4,)), {"type": "integer"}),
+        (TensorSpec("x", "INT32", (4,)), {"type": "integer"}),
+        (
+            TensorSpec("x", "INT64", (4,)),
+            {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
+        ),
         (
             TensorSpec("x", "INT64", (4,), low=0, high=499),
             {"type": "integer", "minimum": 0, "maximum": 499},
         ),
-        (TensorSpec("x", "FP32", high=1.5), {"type": "number", "maximum": 1.5}),
+        (
+            TensorSpec("x", "INT8", high=9),
+            {"type": "integer", "minimum": -128, "maximum": 9},
+        ),
     ],
-    ids=["none", "both-ends", "one-end"],
+    ids=["none", "narrowed", "both-ends", "one-end"],
 )
 def test_the_range_of_an_input_is_in_its_schema(spec: TensorSpec, values: dict[str, Any]) -> None:
     schema = request_schema(puppet_model(inputs=(spec,)).signature)
@@ -83,3 +90,9 @@ def test_the_range_of_an_input_is_in_its_schema(spec: TensorSpec, values: dict[s
     data, _null = tensor["properties"]["data"]["anyOf"]
     flat, _nested = data["items"]["oneOf"]
     assert flat == values
+
+
+def test_the_outputs_of_64_bits_have_no_range() -> None:
+    model = puppet_model(outputs=(TensorSpec("y", "INT64"),))
+    (tensor,) = answer_schema(model.signature)["properties"]["outputs"]["items"]["oneOf"]
+    assert tensor["properties"]["data"]["items"] == {"type": "integer"}
