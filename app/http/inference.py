@@ -152,6 +152,8 @@ def waited_too_long(request: Identified, endpoint: Endpoint) -> Shed | None:
         allowed_s = min(allowed_s, own_s)
     if waited_s < allowed_s / 2:
         return None
+    if request.exchange is not None:
+        request.exchange.overdue()
     text = f"an answer within {allowed_s:.3g} s cannot be promised: it waited {waited_s:.3g} s"
     return Shed(f"{text} for this process", waited_s)
 

@@ -116,6 +116,7 @@ class Loop:
         self.tick: Tick = nullcontext
         self.happened_at = clock()
         self._poller = Poller(clock)
+        self.overdue = self._poller.overdue
         self._alarms = Alarms()
         self.alarm = self._alarms.set
         self._calls: deque[Call] = deque()

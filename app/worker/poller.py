@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 from collections import deque
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from typing import Final, NamedTuple
 EVENTS_PER_POLL: Final = 1024
 """Under overload more sockets are ready than a tick handles. All of them are looked at in every
 tick, so that it is known when a request came: in the system's queue nothing would show it."""
+
+OVERDUE_S: Final = 1.0
+"""Seconds for which one request that had waited too long changes the order."""
 
 Handler = Callable[[int], object]
 
@@ -25,7 +29,11 @@ class Event(NamedTuple):
 
 class Poller:
     """Level-triggered files, which are few (listeners, wake-ups), come first in every tick, and the
-    edge-triggered ones of clients in their order.
+    edge-triggered ones of clients in their order: as long as each comes in time, that is fair.
+
+    If requests are refused because they have waited too long, that order would go on to give each
+    its turn when it is too late, and answer none. So for a while half of the turns are those of the
+    newest; the oldest, whose time is over anyway, are refused in the other half.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -34,6 +42,7 @@ class Poller:
         self._handlers: dict[int, Handler] = {}
         self._first: set[int] = set()
         self._waiting: deque[Event] = deque()
+        self._overdue_until = -math.inf
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Return its events from `poll`."""
@@ -60,8 +69,15 @@ class Poller:
         for fd, events in polled:
             event = Event(fd, handlers[fd], events, now)
             (chosen if fd in first else waiting).append(event)
-        chosen.extend(waiting.popleft() for _ in range(min(most, len(waiting))))
+        count = min(most, len(waiting))
+        newest = count // 2 if now < self._overdue_until else 0
+        chosen.extend(waiting.pop() for _ in range(newest))
+        chosen.extend(waiting.popleft() for _ in range(count - newest))
         return chosen
+
+    def overdue(self) -> None:
+        """A request was refused because it had waited too long."""
+        self._overdue_until = self._clock() + OVERDUE_S
 
     def is_current(self, event: Event) -> bool:
         """Whether this file is still watched: another one may have its number by now."""

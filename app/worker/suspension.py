@@ -43,7 +43,7 @@ class Exchange:
     a pending result; the last one counts. `job`: the call in a lane that makes the answer now.
     """
 
-    __slots__ = ("answers", "deadline", "job", "on_limit", "read_at")
+    __slots__ = ("answers", "deadline", "job", "on_limit", "on_overdue", "read_at")
 
     def __init__(self, read_at: float) -> None:
         self.read_at = read_at
@@ -51,6 +51,7 @@ class Exchange:
         self.deadline = math.inf
         self.job: Call | None = None
         self.on_limit: Callable[[], object] | None = None
+        self.on_overdue: Callable[[], object] | None = None
 
     def limit(self, deadline: float) -> None:
         """The request is worth nothing after this moment. The application calls it when it knows;
@@ -60,6 +61,13 @@ class Exchange:
             self.deadline = deadline
             if self.on_limit is not None:
                 self.on_limit()
+
+    def overdue(self) -> None:
+        """The application refuses it because it has waited too long: the worker lets others wait
+        less.
+        """
+        if self.on_overdue is not None:
+            self.on_overdue()
 
     @property
     def given_up(self) -> bool:

@@ -38,6 +38,7 @@ class Work:
         on the loop's thread when the application has set an earlier deadline.
         """
         self.inline, self.lane = place.inline, place.lane
+        exchange.on_overdue = self._loop.overdue
         if not place.inline:
             exchange.limit(exchange.read_at + place.timeout_s)
             exchange.on_limit = partial(self._loop.call_soon, (on_limit,))

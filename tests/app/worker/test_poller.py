@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.worker.loop import EVENTS_PER_TICK, TICK_S, Loop
+from app.worker.poller import OVERDUE_S
 from app.worker.transport import EVENTS, asks_to_read
 from engine.testing import FakeClock
 from tests.app.worker.conftest import Pair
@@ -78,6 +79,21 @@ def test_clients_are_handled_in_the_order_in_which_they_came(clients: Clients) -
     numbers = [number for number, _ in clients.handled]
     assert numbers[:MANY] == [*range(MANY)]
     assert set(numbers[MANY:]) == {0, MANY}
+
+
+def test_where_requests_wait_too_long_the_newest_get_half_of_the_turns(clients: Clients) -> None:
+    clients.connect(MANY)
+    clients.send(*range(MANY))
+    clients.loop.overdue()
+    clients.loop.run_once(0)
+    half = EVENTS_PER_TICK // 2
+    newest = [MANY - 1 - number for number in range(half)]
+    assert [number for number, _ in clients.handled] == [*newest, *range(half)]
+    clients.handled.clear()
+    clients.clock.advance(OVERDUE_S)
+    clients.loop.run_once(0)
+    order = [number for number, _ in clients.handled]
+    assert order == [*range(half, half + EVENTS_PER_TICK)]
 
 
 def test_listeners_and_wakeups_come_first_in_every_tick(clients: Clients) -> None:

@@ -39,7 +39,8 @@ def each(serve: Serve, request: pytest.FixtureRequest) -> Served:
 def test_a_request_that_has_waited_for_half_of_its_time_is_refused_before_it_is_decoded(
     each: Served, timeout_ms: float | None, waited_s: float, status: int
 ) -> None:
-    exchange = Exchange(time.monotonic() - waited_s)
+    exchange, overdue = Exchange(time.monotonic() - waited_s), []
+    exchange.on_overdue = lambda: overdue.append(1)
     headers = {} if timeout_ms is None else {"X-Request-Timeout-Ms": f"{timeout_ms:g}"}
     sent = b"not JSON" if status == 503 else None
     said = each.client.post(
@@ -50,6 +51,7 @@ def test_a_request_that_has_waited_for_half_of_its_time_is_refused_before_it_is_
         environ_overrides={EXCHANGE: exchange, **WHOLE},
     )
     assert said.status_code == status
+    assert bool(overdue) is (status == 503)
     assert said.headers["X-Request-Id"] == "mine"
     if status == 503:
         allowed = 30 if timeout_ms is None else timeout_ms / 1000
