@@ -29,7 +29,6 @@ from app.worker.suspension import Pending
 from app.worker.transport import EVENTS, Transport
 
 READS_IN_A_ROW: Final = 16  # of one connection, before the others are handled
-
 ASK_AFTER_S: Final = 0.25  # an answer that comes sooner needs no question before it
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -102,6 +101,9 @@ class Connection:
         late = too_late(self.state, self._host.bounds.limits)
         if late is None or (self.state is State.HEAD and not self._reader.buffer.held):
             self.close()
+        elif self.state is State.WRITING and (taken := self._write_buffer.drained()) > 0:
+            limits = self._host.bounds.limits
+            self.alarm.set_in(min(limits.seconds_for(taken), limits.send_timeout_s))
         elif self.state in (State.HANDSHAKE, State.WRITING):
             self._host.bounds.count(late.limit)
             self.close()

@@ -648,8 +648,8 @@ def test_a_worker_that_hangs_is_replaced(launch: Serve) -> None:
 def test_no_more_connections_than_allowed_are_taken(launch: Serve) -> None:
     server = launch("--worker-connections", "3")
     clients = [connect(server) for _ in range(3)]
-    for client in clients:
-        client.sendall(request("/inline"))
+    for client in clients:  # an idle one would be closed for another
+        client.sendall(request("/inline") + request("/inline", b"body")[:-1])
         until_contains(client, b"/inline ")
     late = connect(server)
     late.sendall(request("/inline", b"late", CLOSE))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
+import struct
+import termios
 from typing import Final
 
 from app.worker.limits.budget import ByteBudget
@@ -21,12 +24,13 @@ class WriteBuffer:
     Used by one thread at a time: the one that runs the request, otherwise the loop's.
     """
 
-    __slots__ = ("_budget", "_parts", "_reserved", "_size", "sock")
+    __slots__ = ("_budget", "_parts", "_queued", "_reserved", "_size", "sock")
 
     def __init__(self, sock: socket.socket, budget: ByteBudget) -> None:
         """What the socket does not take is added to `budget`, room or not: it exists."""
         self.sock = sock
         self._budget = budget
+        self._queued = 0
         self._reserved = 0
         self._parts: list[bytes | memoryview] = []
         self._size = 0
@@ -66,6 +70,7 @@ class WriteBuffer:
                 sent = self.sock.send(data)
             except NOT_NOW:
                 self._parts = [data]
+                self._queued = self._in_kernel()
                 break
             except OSError:
                 self.drop()
@@ -77,6 +82,18 @@ class WriteBuffer:
                 self._parts = [memoryview(data)[sent:]]
         self._reserve()
         return before - self._size
+
+    def drained(self) -> int:
+        """Bytes that the client has taken since the socket was full, or since the last call. The
+        system says that a socket takes more only when a third of its queue is free, which can be a
+        megabyte.
+        """
+        before, self._queued = self._queued, self._in_kernel()
+        return before - self._queued
+
+    def _in_kernel(self) -> int:
+        (size,) = struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)))
+        return int(size)
 
     def _reserve(self) -> None:
         if self._size != self._reserved:

@@ -965,6 +965,19 @@ def test_an_answer_that_is_read_a_byte_at_a_time_ends_with_its_connection(limite
     assert limited.host.budget.held == 0
 
 
+def test_an_answer_that_is_read_in_steps_that_the_system_does_not_report_is_sent_whole(
+    limited: Rig,
+) -> None:
+    limited.send(request("/inline/large"))
+    received = b""
+    while not received.endswith(b"end\r\n0\r\n\r\n"):
+        limited.wait(19)
+        received += limited.client.recv(40_000)
+        limited.tick()
+        assert not limited.closed
+    assert limited.host.exceeded == []
+
+
 def test_an_answer_that_is_read_fast_enough_is_sent_whole(limited: Rig) -> None:
     limited.send(request("/inline/large"))
     received = b""
