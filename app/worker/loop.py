@@ -167,13 +167,13 @@ class Loop:
     def _handle(self, events: list[Event]) -> None:
         poller, clock = self._poller, self.clock
         until = clock() + TICK_S
-        for done, event in enumerate(events):
+        for done, (fd, handler, what, at) in enumerate(events, 1):
             # the handler of an earlier event may have closed this file
-            if poller.is_current(event):
-                self.happened_at = event.at
-                event.handler(event.events)
+            if poller.is_current(fd, handler):
+                self.happened_at = at
+                handler(what)
                 if clock() > until:
-                    poller.put_back(events[done + 1 :])
+                    poller.put_back(events[done:])
                     return
 
     def close(self) -> None:

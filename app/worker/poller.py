@@ -6,7 +6,7 @@ import math
 import select
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 EVENTS_PER_POLL: Final = 1024
 """Under overload more sockets are ready than a tick handles. All of them are looked at in every
@@ -18,13 +18,8 @@ OVERDUE_S: Final = 1.0
 Handler = Callable[[int], object]
 
 
-class Event(NamedTuple):
-    """Events of a file that were found at `at`, and what handles them."""
-
-    fd: int
-    handler: Handler
-    events: int
-    at: float
+Event = tuple[int, Handler, int, float]
+"""A file, what handles its events, these, and when they were found. Plain: one is made for each."""
 
 
 class Poller:
@@ -67,7 +62,7 @@ class Poller:
         handlers, first = self._handlers, self._first
         chosen: list[Event] = []
         for fd, events in polled:
-            event = Event(fd, handlers[fd], events, now)
+            event = fd, handlers[fd], events, now
             (chosen if fd in first else waiting).append(event)
         count = min(most, len(waiting))
         newest = count // 2 if now < self._overdue_until else 0
@@ -79,14 +74,14 @@ class Poller:
         """A request was refused because it had waited too long."""
         self._overdue_until = self._clock() + OVERDUE_S
 
-    def is_current(self, event: Event) -> bool:
+    def is_current(self, fd: int, handler: Handler) -> bool:
         """Whether this file is still watched: another one may have its number by now."""
-        return self._handlers.get(event.fd) is event.handler
+        return self._handlers.get(fd) is handler
 
     def put_back(self, events: list[Event]) -> None:
         """There was no time for these: they come first in the next tick."""
         # epoll reports the level-triggered ones again
-        self._waiting.extendleft(one for one in reversed(events) if one.fd not in self._first)
+        self._waiting.extendleft(one for one in reversed(events) if one[0] not in self._first)
 
     def close(self) -> None:
         """Close epoll, not the files."""
