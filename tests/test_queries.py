@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.http.factory import create_app
 from app.http.services import DisconnectWatcher
 from app.telemetry.exporter import HttpExporter
+from app.worker.calls.lane import LaneLoad
 from engine.errors import ShuttingDown
 from engine.serving.client import InProcessClient
 from engine.testing import PuppetCompiler, puppet_config, puppet_model, rows
@@ -124,6 +125,7 @@ def series() -> Series:
         assert engine.wait_startup_finished(30)
         assert client.get("/readyz").status_code == 200
         engine.infer(model.name, rows(1))
+        metrics.note_lanes({model.name: LaneLoad(waiting=0, busy=1, stuck=1, blocked=False)})
         engine.drain()
         with pytest.raises(ShuttingDown):
             engine.infer(model.name, rows(1))
