@@ -385,7 +385,7 @@ def test_sighup_serves_a_changed_file_and_no_request_is_refused(brim: Processes)
     ("server", "more", "told"),
     [
         ("keepalive_s = -1", "", "server.keepalive_s: got -1"),
-        ("", "lengths = [3]", "the model has no dynamic axis"),
+        ("", "lengths = [3]", "but no input has a dynamic axis"),
     ],
     ids=["a wrong key", "a model that fails"],
 )
