@@ -21,7 +21,7 @@ COLUMNS: Final = 16
 MOST_ROWS: Final = 200
 MOST_SERIAL: Final = 1 << 24
 """float32 holds each whole number below it."""
-REFUSALS: Final = frozenset({429, 503, 504})
+REFUSALS: Final = frozenset({422, 429, 503, 504})
 """What a request with a short deadline may get instead of its answer."""
 
 _NOISE: Final = np.random.default_rng(1).standard_normal(1 << 16, np.float32)

@@ -308,7 +308,7 @@ KINDS: Final[dict[Callable[[Client], str], frozenset[str]]] = {
     half_close: frozenset({"200"}),
     hang_up: frozenset({CLOSED}),
     bulk: frozenset({"200"}) | BUSY,
-    tiny_deadline: frozenset({"200"}) | BUSY,
+    tiny_deadline: frozenset({"200", "422"}) | BUSY,
     hanging_hook: BUSY,
     malformed: frozenset({"400", "405", "414", "431", "501", "505", CLOSED}),
     not_finite: frozenset({"422"}) | BUSY,
