@@ -48,7 +48,18 @@ BURST_ORDER: Final = 15
 """The largest request takes 2**15 bytes of shared memory: 200 rows of 16 inputs and outputs."""
 BURST_SHARE: Final = 1.25
 """Requests of a burst for each that finds room: connections do not spread evenly."""
-OUTCOMES: Final = ("sent", "right", "late", "422", "429", "503", "504", "hung up", "lost", "unexplained")
+OUTCOMES: Final = (
+    "sent",
+    "right",
+    "late",
+    "422",
+    "429",
+    "503",
+    "504",
+    "hung up",
+    "lost",
+    "unexplained",
+)
 FAULTS: Final = ("wrong", "doubled")
 
 

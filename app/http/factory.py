@@ -154,6 +154,6 @@ def create_app(
     hooks.register(app, metrics)
     for routes in (inference, models, openai, docs, health, elsewhere):
         app.register_blueprint(routes.blueprint)
-    metrics.install(app, engine)
+    metrics.install(app, engine, beat)
     app.direct = DirectInference(app, app.url_map, services, metrics)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
 from flask import Flask, Request, Response
@@ -69,8 +69,8 @@ class BrimRequest(Request, Identified):
 class HttpMetrics(Protocol):
     """Counts requests and serves `/metrics`."""
 
-    def install(self, app: Flask, engine: EngineClient) -> None:
-        """Add `/metrics` to `app`, with the metrics of `engine`."""
+    def install(self, app: Flask, engine: EngineClient, beat: Callable[[], object]) -> None:
+        """Add `/metrics` to `app`, with the metrics of `engine`. A scrape calls `beat` first."""
 
     def tracks(self, request: Request) -> bool:
         """Whether `request` is counted."""

@@ -28,9 +28,10 @@ from engine.api import (
     TokenIds,
 )
 
-PATIENCE_S = 0.005
-"""Seconds that a request waits before its socket is watched. A shorter wait is not worth two system
-calls, and a client that disconnects meanwhile is noticed as soon as the watch begins."""
+PATIENCE_S = 0.25
+"""Seconds that a request waits under gthread before its socket is watched: a client that has closed
+its sending half gets a quick answer without the question whether it is there. One that disconnects
+meanwhile is noticed as soon as the watch begins."""
 
 WORTH_CHECKING_S: Final = 0.01
 """Seconds that a request has waited before its time is compared with that."""

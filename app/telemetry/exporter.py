@@ -66,6 +66,7 @@ class HttpExporter(PrometheusMetrics):
         shows the sums over all HTTP processes.
         """
         self._every = None if shared is None else EveryProcess(registry, shared)
+        self._beat: Callable[[], object] = lambda: None
         super().__init__(  # type: ignore[no-untyped-call]
             None, registry=registry, group_by="url_rule", metrics_decorator=_documented
         )
@@ -76,8 +77,11 @@ class HttpExporter(PrometheusMetrics):
         super().init_app(app)  # type: ignore[no-untyped-call]
         app.extensions["metrics"] = self
 
-    def install(self, app: Flask, engine: EngineClient) -> None:
-        """Add `/metrics` to `app`, with the metrics of `engine`."""
+    def install(self, app: Flask, engine: EngineClient, beat: Callable[[], object]) -> None:
+        """Add `/metrics` to `app`, with the metrics of `engine`. `beat` notes what this process
+        holds: a scrape calls it first, since gthread does not call it every second.
+        """
+        self._beat = beat
         prometheus.register(self.registry, engine, whole_server=self._every is not None)
         self.init_app(app)
 
@@ -120,6 +124,7 @@ class HttpExporter(PrometheusMetrics):
         The library's method leaves out custom collectors, such as the engine's, when
         `PROMETHEUS_MULTIPROC_DIR` is set.
         """
+        self._beat()
         registry: Any = self._every or self.registry
         if names:
             registry = _Restricted(registry, names)

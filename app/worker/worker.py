@@ -258,15 +258,17 @@ class BrimWorker(RefusingWorker):
         return len(self.connections) < int(self.cfg.worker_connections)
 
     def make_room(self) -> bool:
-        """Close the connections that have been idle for longest, as a client must expect: a new one
-        may be a probe. If none is idle, close those whose request has not come for a while. Returns
-        whether there was any.
+        """Close connections whose request has begun and has not moved for a while; without any,
+        those that have been idle for longest, as a client must expect: a new one may be a probe.
+        Returns whether there was any.
         """
-        waiting = [c for c in self.connections if c.state is State.HEAD]
-        new_until = self.loop.clock() + self.bounds.limits.head_timeout_s
-        idle = [c for c in waiting if c.alarm.wakes_at > new_until]
-        late = [c for c in waiting if c.alarm.wakes_at < new_until - PATIENT_S]
-        closed = heapq.nsmallest(ROOM, idle or late, key=lambda c: c.alarm.wakes_at)
+        limits, now = self.bounds.limits, self.loop.clock()
+        # an alarm goes off when the whole time has passed since the last bytes
+        whole_s = {State.HEAD: limits.head_timeout_s, State.BODY: limits.body_timeout_s}
+        waiting = [c for c in self.connections if c.state in whole_s]
+        idle = [c for c in waiting if c.alarm.wakes_at > now + whole_s[c.state]]
+        late = [c for c in waiting if c.alarm.wakes_at < now + whole_s[c.state] - PATIENT_S]
+        closed = heapq.nsmallest(ROOM, late or idle, key=lambda c: c.alarm.wakes_at)
         for connection in closed:
             connection.close()
         return bool(closed)

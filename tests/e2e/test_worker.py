@@ -494,15 +494,22 @@ def test_a_process_without_free_files_serves_its_clients_and_then_the_others(
         assert to_the_end(client).endswith(b"/inline ")
 
 
-@pytest.mark.parametrize("used", [True, False], ids=["idle", "silent"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(request("/inline"), id="idle"),
+        pytest.param(b"", id="silent"),
+        pytest.param(request("/inline")[:20], id="half a head"),
+        pytest.param(request("/inline", b"body")[:-1], id="half a body"),
+    ],
+)
 def test_where_connections_have_taken_all_files_a_new_one_takes_an_old_ones_place(
-    launch: Serve, used: bool
+    launch: Serve, sent: bytes
 ) -> None:
     server = launch(FILES="64")
-    for _ in range(80):
-        client = connect(server)
-        if used:
-            client.sendall(request("/inline"))
+    clients = [connect(server) for _ in range(80)]
+    for client in clients:
+        client.sendall(sent)
     # a probe, on a connection of its own
     assert get(server, "/inline").text == "/inline "
 

@@ -33,7 +33,7 @@ INTERNAL: Final = 500
 _STATUS: Final[Sequence[tuple[type[BaseException], int]]] = (
     (errors.InvalidResponseHeader, INTERNAL),
     (errors.InvalidResponseHeaderName, INTERNAL),
-    (errors.ConfigurationProblem, INTERNAL),
+    (errors.ConfigurationProblem, 404),  # a path outside SCRIPT_NAME
     (errors.LimitRequestLine, 414),
     (errors.LimitRequestHeaders, 431),
     (errors.ExpectationFailed, 417),
@@ -42,7 +42,7 @@ _STATUS: Final[Sequence[tuple[type[BaseException], int]]] = (
     (errors.ForbiddenProxyRequest, 403),
     (errors.ParseException, 400),
 )
-"""As gunicorn's own answers, but 505: it has 400."""
+"""As gunicorn's own answers, but 404, where it has 500, and 505, where it has 400."""
 
 _LINE: Final = re.compile(rb"\s*([!-~]{1,32}) ([!-~]*)(?: (HTTP/[0-9.]{1,8})\r?\n)?")
 _ID: Final = re.compile(rb"\r\nx-request-id:[ \t]*([!-~]+)[ \t]*\r\n", re.IGNORECASE)

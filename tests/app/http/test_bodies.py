@@ -70,6 +70,15 @@ def test_an_uncompressed_body_is_read_unchanged(client: FlaskClient, encoding: s
     assert client.post("/echo", data=b"full", headers=headers).data == b"full"
 
 
+@pytest.mark.parametrize("encoding", [{}, {"HTTP_CONTENT_ENCODING": "gzip"}], ids=["plain", "gzip"])
+def test_a_body_that_ends_early_is_refused(client: FlaskClient, encoding: dict[str, str]) -> None:
+    """gunicorn's gthread calls the app all the same: what came may be valid JSON by itself."""
+    more = {"CONTENT_LENGTH": "10", "wsgi.input_terminated": True} | encoding
+    response = client.post("/echo", input_stream=io.BytesIO(b"{}"), environ_overrides=more)
+    assert response.status_code == 400
+    assert error_of(response) == "body: it ended after 2 bytes, and Content-Length is 10"
+
+
 @pytest.mark.parametrize("said", ["gzip", "deflate", " GZIP "])
 @pytest.mark.parametrize("plain", [b"", b"full", b"7" * UNPACKED], ids=["empty", "short", "limit"])
 def test_a_compressed_body_is_read_up_to_the_limit(
@@ -224,7 +233,6 @@ class Stream(io.BytesIO):
     [
         pytest.param([b"full"], "4", b"full", [4], id="in one part"),
         pytest.param([b"fu", b"l", b"l"], "4", b"full", [4, 2, 1], id="in several parts"),
-        pytest.param([b"fu"], "4", b"fu", [4, 2], id="cut off"),
         pytest.param([], "0", b"", [0], id="empty"),
         pytest.param([b"7" * LIMIT], str(LIMIT), b"7" * LIMIT, [LIMIT], id="at the limit"),
     ],

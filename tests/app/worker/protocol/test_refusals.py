@@ -12,12 +12,13 @@ from app.worker.protocol.read_buffer import ReadBuffer
 from app.worker.protocol.refusals import Refusal
 from tests.app.worker.protocol.test_response import Answer
 
-OURS = {errors.ConfigurationProblem, errors.InvalidResponseHeader, errors.InvalidResponseHeaderName}
+OURS = {errors.InvalidResponseHeader, errors.InvalidResponseHeaderName}
 
 
 @pytest.mark.parametrize(
     ("kind", "status"),
     [
+        (errors.ConfigurationProblem, 404),
         (errors.LimitRequestLine, 414),
         (errors.LimitRequestHeaders, 431),
         (errors.ExpectationFailed, 417),
