@@ -76,10 +76,10 @@ def _report(settings: Settings, configs: Sequence[ModelConfig], console: Console
         for each, problem in found
         if isinstance(problem, Problem) and each.required
     ]
-    verdict = "has a model that will fail" if failing else "is valid"
-    count = len(settings.models)
+    optional = sum(isinstance(problem, Problem) for _, problem in found) - len(failing)
     console.print(
-        f"\n  [bold]{escape(settings.file)}[/] {verdict}: {count} model{'s'[: count > 1]} on "
+        f"\n  [bold]{escape(settings.file)}[/] "
+        f"{_verdict(len(settings.models), len(failing), optional)} on "
         f"{settings.url}, worker {settings.worker}, {settings.threads} threads\n",
         soft_wrap=True,
     )
@@ -89,6 +89,14 @@ def _report(settings: Settings, configs: Sequence[ModelConfig], console: Console
         click.echo(line, err=True)
     if failing:
         raise SystemExit(FAILED)
+
+
+def _verdict(count: int, failing: int, optional: int) -> str:
+    """The headline: `failing` required models will fail, and `optional` others."""
+    some = "a model" if failing == 1 else f"{failing} models"
+    said = f"has {some} that will fail" if failing else "is valid"
+    also = f" ({optional} optional one{'s'[: optional > 1]} will fail{', too' * (failing > 0)})"
+    return f"{said}: {count} model{'s'[: count > 1]}{also if optional else ''}"
 
 
 def _look(config: ModelConfig) -> models.Checked | Problem:

@@ -6,7 +6,6 @@ model's code does and what to write instead.
 
 from __future__ import annotations
 
-import inspect
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 from jax import errors
 
 from engine.errors import LoadError
-from engine.models.model import Apply
+from engine.models.model import Apply, check_call
 from engine.models.tensors import DTYPES, TensorSpec
 
 _HERE: Final = str(Path(__file__).parent)
@@ -76,6 +75,21 @@ _LIBRARIES: Final[Mapping[str, str]] = {
     "torch": "params = {name: tensor.numpy() for name, tensor in module.state_dict().items()}",
 }
 
+_WHOLE: Final = (
+    "module.apply takes all that module.init(...) returned, as {'params': ...}: give that as "
+    "params and call module.apply(params, ...), or give its 'params' and call "
+    "module.apply({'params': params}, ...)"
+)
+_FLAX: Final[Mapping[str, str]] = {
+    # by the name of the exception: Brim runs without flax
+    "ApplyScopeInvalidVariablesTypeError": _WHOLE,
+    "ScopeCollectionNotFound": _WHOLE,
+    "ApplyScopeInvalidVariablesStructureError": "params has the level 'params' already: call "
+    "module.apply(params, ...), or give its 'params' alone as params",
+}
+_TRACER: Final = re.compile(r"\b\w+Tracer\b")
+"""JAX's classes of what stands for an array while a model is compiled."""
+
 
 def datatype(dtype: Any) -> str:
     """The datatype of a dtype, in the words of a spec; JAX's own word if a spec has none."""
@@ -113,17 +127,8 @@ def _not_an_array(params: Any, leaf: Any) -> str:
 
 def check_parameters(apply: Apply) -> None:
     """Raise `LoadError` unless `apply` can be called with params and inputs."""
-    if not callable(apply):
-        raise LoadError(f"apply is of type {type(apply).__name__}, not a function")
-    try:
-        signature = inspect.signature(apply)
-    except (TypeError, ValueError):
-        return  # not known for some callables of other libraries
-    try:
-        signature.bind({}, {})
-    except TypeError:
-        found = f"apply takes {signature}, but it is called as apply(params, inputs)"
-        raise LoadError(f"{found}: inputs is a dict of arrays by name") from None
+    call = "it is called as apply(params, inputs): inputs is a dict of arrays by name"
+    check_call("apply", apply, call, ({}, {}))
 
 
 def explain(error: Exception, params: Any, inputs: Mapping[str, Any]) -> LoadError:
@@ -133,17 +138,25 @@ def explain(error: Exception, params: Any, inputs: Mapping[str, Any]) -> LoadErr
         if isinstance(error, kind):
             unknown = "while it is compiled there are shapes and no values"
             return LoadError(f"apply {what}{place}: {unknown}; {remedy}")
-    text = " ".join(str(error).split())
+    text = _TRACER.sub("array", " ".join(str(error).split()))
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     given = ", ".join(f"{name} {_described(array)}" for name, array in inputs.items())
     said = f"apply failed{place}: {type(error).__name__}: {text} (inputs: {given})"
-    return LoadError(f"{said}; params: {_outline(params)}")
+    return LoadError(f"{said}; params: {_outline(params)}{_remedy_of_flax(error)}")
+
+
+def _remedy_of_flax(error: Exception) -> str:
+    kind = type(error)
+    remedy = _FLAX.get(kind.__name__) if kind.__module__ == "flax.errors" else None
+    return f"; {remedy}" if remedy else ""
 
 
 def _outline(params: Any) -> str:
     """The names at the top of the weights: enough to see a level too many or too few."""
+    if isinstance(params, jax.core.Tracer):
+        return f"an array, {_described(params)}"
     if not isinstance(params, Mapping):
-        return type(params).__name__
+        return f"a {type(params).__name__}"
     names = [repr(name) for name in params]
     return "{" + ", ".join(names[:MOST_NAMES] + ["..."] * (len(names) > MOST_NAMES)) + "}"
 

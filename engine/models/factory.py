@@ -7,7 +7,6 @@ come before packages of the same names there.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Final
 
 from engine.errors import ConfigError, LoadError
 from engine.models.config import ModelConfig
-from engine.models.model import Model
+from engine.models.model import Model, check_call
 from engine.models.registry import Checked
 
 log = logging.getLogger("brim.engine")
@@ -66,23 +65,10 @@ def _call(module: str, name: str, config: ModelConfig) -> object:
     function: Callable[..., object] | None = getattr(import_module(module), name, None)
     if not callable(function):
         raise LoadError(f"{module} has no function {name!r}")
-    _check_options(function, config)
-    return function(**config.source.options)
-
-
-def _check_options(function: Callable[..., object], config: ModelConfig) -> None:
     options = config.source.options
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # not known for some callables
-    try:
-        signature.bind(**options)
-    except TypeError:
-        given = ", ".join(map(repr, options)) or "nothing"
-        plain = signature.replace(return_annotation=signature.empty)
-        problem = f"{config.source.factory} takes {plain}, but options has {given}"
-        raise LoadError(problem) from None
+    given = f"options has {', '.join(map(repr, options)) or 'nothing'}"
+    check_call(str(config.source.factory), function, given, options=options)
+    return function(**options)
 
 
 def _parts(config: ModelConfig) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -99,13 +100,18 @@ class Model:
         self.program = Program(apply, params, golden, edges)
 
     def check(self, grid: BucketGrid) -> None:
-        """Check what needs no device: the axes against the configured buckets, and the example,
-        which goes through `preprocess` as a request does. Raises `LoadError`.
+        """Check what needs no device: the axes against the configured buckets, what the functions
+        take, and the example, which goes through `preprocess` as a request does. Raises
+        `LoadError`.
         """
         self.signature.check_grid(grid)
-        example = self.signature.example
+        self._check_functions()
+        example: object = self.signature.example
         if example is None:
             return
+        if not isinstance(example, Mapping):
+            found = f"the example is of type {type(example).__name__}, not a dict"
+            raise LoadError(f"{found}; it has rows for each input, by name")
         try:
             inputs = {spec.name: _array(spec, example[spec.name]) for spec in self.signature.inputs}
             validate(self.signature.inputs, inputs)
@@ -120,6 +126,38 @@ class Model:
             # the cause of another error is for the log, and here the author reads it
             why = error if error.__cause__ is None else reason_of(error.__cause__)
             raise LoadError(f"the example does not pass preprocess: {why}") from error
+
+    def _check_functions(self) -> None:
+        for name, function, *arguments in (
+            ("golden", self.program.golden, "rng", "length"),
+            ("edges", self.program.edges, "length"),
+            ("preprocess", self.processor.preprocess, "inputs"),
+            ("postprocess", self.processor.postprocess, "outputs"),
+        ):
+            if function is not None:
+                call = f"it is called as {name}({', '.join(arguments)})"
+                check_call(str(name), function, call, arguments)
+
+
+def check_call(
+    name: str,
+    function: object,
+    call: str,
+    arguments: Sequence[object] = (),
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise `LoadError` unless `function` takes these arguments; `call` says so in words."""
+    if not callable(function):
+        raise LoadError(f"{name} is of type {type(function).__name__}, not a function")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # not known for some callables of other libraries
+    try:
+        signature.bind(*arguments, **(options or {}))
+    except TypeError:
+        plain = signature.replace(return_annotation=signature.empty)
+        raise LoadError(f"{name} takes {plain}, but {call}") from None
 
 
 def _specs(name: str, specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Final, Protocol, cast
 
-from engine.errors import ConfigError, LoadError
+from engine.errors import ConfigError, LoadError, reason_of
 from engine.models.config import ModelConfig
 from engine.models.model import Model
 from engine.models.processor import HostProcessor
@@ -94,11 +94,22 @@ def host_processor(config: ModelConfig, host: str) -> HostProcessor:
     source = config.source
     if source.factory is not None:
         family(config).check(config)  # makes the config's own directory importable
-    module, _, name = host.partition(":")
-    function = getattr(import_module(module), name, None)
-    if not callable(function):
-        raise LoadError(f"host: {module} has no function {name!r}")
+    function = _host_function(host)
     made = function(config) if source.factory is None else function(**source.options)
     if not isinstance(made, HostProcessor):
         raise LoadError(f"{host} returned {type(made).__name__}, not a HostProcessor")
     return made
+
+
+def _host_function(host: str) -> Callable[..., object]:
+    module, _, name = host.partition(":")
+    if not module or not name:
+        raise LoadError(f"host is {host!r}, not 'module:function'")
+    try:
+        found = import_module(module)
+    except Exception as error:
+        raise LoadError(f"host {host!r} cannot be imported: {reason_of(error)}") from error
+    function: Callable[..., object] | None = getattr(found, name, None)
+    if not callable(function):
+        raise LoadError(f"host: {module} has no function {name!r}")
+    return function

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from engine.errors import InvalidRequest, WarmupError
+from engine.errors import InvalidRequest, WarmupError, reason_of
 from engine.models.model import Program
 from engine.models.signature import Signature
 from engine.models.tensors import Array, Arrays, TensorSpec, validate, value_range
 
 SEED: Final = 20
+T = TypeVar("T")
 
 
 def golden_row(
@@ -32,13 +33,23 @@ def golden_row(
     specs = signature.device_inputs
     if program.golden is None:
         return {spec.name: _drawn(rng, spec, length, number) for spec in specs}
-    return _valid(signature, "golden", program.golden(rng, length), length)
+    golden = program.golden
+    return _valid(signature, "golden", _made("golden", lambda: golden(rng, length)), length)
 
 
 def edge_rows(signature: Signature, program: Program, length: int | None) -> list[dict[str, Array]]:
     """The rows that the program's `edges` names, as arrays `[1, ...]`. Raises `WarmupError`."""
-    rows = program.edges(length) if program.edges is not None else ()
+    edges = program.edges
+    rows = () if edges is None else _made("edges", lambda: edges(length))
     return [_valid(signature, "edges", row, length) for row in rows]
+
+
+def _made(name: str, call: Callable[[], T]) -> T:
+    """What the function `name` of the model makes. Raises `WarmupError` for what it raises."""
+    try:
+        return call()
+    except Exception as error:
+        raise WarmupError(f"{name} failed: {reason_of(error)}") from error
 
 
 def _valid(signature: Signature, name: str, row: Arrays, length: int | None) -> dict[str, Array]:

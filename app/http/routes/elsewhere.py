@@ -27,6 +27,8 @@ MANY: Final = 8
 """Models whose routes are compared with an unknown URL: each comparison costs time."""
 LONGEST: Final = 100
 """Characters of an unknown URL that are compared and repeated."""
+INFERENCE: Final = re.compile("/(predict|infer)/?$")
+"""The end of a URL that asks for inference, as other servers have it."""
 CUTOFF: Final = 0.6
 """The similarity, of 1, from which on a route is named; difflib's default."""
 
@@ -58,16 +60,21 @@ VERBS: Final = "<any(predict, classify, regress, explain):verb>"
 
 @blueprint.post(f"/v1/models/<name>:{VERBS}")
 @blueprint.post(f"/v1/models/<name>/versions/<version>:{VERBS}")
+@blueprint.post(f"/v2/models/<name>:{VERBS}")
+@blueprint.post(f"/v2/models/<name>/versions/<version>:{VERBS}")
 @blueprint.post("/predictions/<name>")
 @blueprint.post("/invocations")
 @blueprint.post("/v2/models/<name>/generate")
 @blueprint.post("/v2/models/<name>/generate_stream")
 def predict(name: str = "", **_parts: str) -> Response:
     """Inference in the protocols of TensorFlow Serving, KServe 1, TorchServe and SageMaker."""
+    return _answer(errors.NOT_FOUND, f"{_inference(name)}; this server has {_models()}")
+
+
+def _inference(name: str = "") -> str:
     names = services().engine.names
     used = name if name in names else names[0]
-    problem = f"inference is POST {this_request().root_path}/v2/models/{used}/infer"
-    return _answer(errors.NOT_FOUND, f"{problem}; this server has {_models()}")
+    return f"inference is POST {this_request().root_path}/v2/models/{used}/infer"
 
 
 @blueprint.post("/v1/chat/completions")
@@ -89,6 +96,9 @@ def not_found(error: NotFound) -> Response:
     asked = f"{request.method} {request.path[:LONGEST]} does not exist"
     nearest = [f"{request.root_path}{path}" for path in _nearest(request.path)]
     instead = f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+    # no routes of their own, which could hide those of the user's application
+    if not nearest and INFERENCE.search(request.path):
+        instead = f"; {_inference()}"
     return _answer(errors.NOT_FOUND, f"{asked}{instead}; this server has the models {_models()}")
 
 

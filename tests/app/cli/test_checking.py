@@ -74,6 +74,15 @@ def gone():
 def wrong_golden():
     return model(lambda p, x: {"y": x["x"]}, golden=lambda rng, length: {"x": [1, 2]})
 
+def short_golden():
+    return model(lambda p, x: {"y": x["x"]}, golden=lambda rng: {"x": [1, 2, 3, 4]})
+
+def failing_golden():
+    return model(lambda p, x: {"y": x["x"]}, golden=lambda rng, length: {"x": range(length)})
+
+def no_host():
+    return model(lambda p, x: {"y": x["x"]}, host="nope:host")
+
 def wrong_example():
     return model(lambda p, x: {"y": x["x"]}, example={"x": [[1, 2]]})
 """
@@ -168,9 +177,32 @@ def test_check_says_which_optional_model_will_fail(write: Write) -> None:
     )
     result = brim("check", file)
     assert result.exit_code == 0
-    (line,) = [line for line in result.output.splitlines() if "will fail" in line]
+    (line,) = [line for line in result.output.splitlines() if "  will fail" in line]
     assert "path: got '[/gone]', expected an existing file or directory; " in line
     assert line.rstrip().endswith("is not there; the model is not required")
+
+
+@pytest.mark.parametrize(
+    ("required", "optional", "headline"),
+    [
+        (0, 1, "is valid: 2 models (1 optional one will fail) on "),
+        (0, 2, "is valid: 3 models (2 optional ones will fail) on "),
+        (1, 0, "has a model that will fail: 2 models on "),
+        (2, 0, "has 2 models that will fail: 3 models on "),
+        (1, 2, "has a model that will fail: 4 models (2 optional ones will fail, too) on "),
+    ],
+)
+def test_the_headline_says_how_many_models_will_fail(
+    write: Write, required: int, optional: int, headline: str
+) -> None:
+    tables = [
+        f'[[models]]\nname = "m{number}"\nfactory = "checked_models:renamed"\n'
+        f"required = {str(number < required).lower()}\n"
+        for number in range(required + optional)
+    ]
+    result = brim("check", write("".join([PUPPET, *tables])))
+    assert f"brim.toml {headline}" in result.stdout
+    assert result.exit_code == bool(required)
 
 
 def test_check_of_the_demo_is_valid() -> None:
@@ -246,6 +278,25 @@ def test_a_path_is_printed_unchanged(tmp_path: Path) -> None:
             "WarmupError: golden gave a row that is not valid: x: shape [1, 2] does not fit, "
             "expected [-1, 4]",
             id="golden",
+        ),
+        pytest.param(
+            "short_golden",
+            "",
+            "LoadError: golden takes (rng), but it is called as golden(rng, length)",
+            id="golden-arity",
+        ),
+        pytest.param(
+            "failing_golden",
+            "",
+            "WarmupError: golden failed: TypeError: 'NoneType' object cannot be",
+            id="golden-raises",
+        ),
+        pytest.param(
+            "no_host",
+            "",
+            "LoadError: host 'nope:host' cannot be imported: ModuleNotFoundError: No module named "
+            "'nope'",
+            id="host",
         ),
         pytest.param(
             "wrong_example",

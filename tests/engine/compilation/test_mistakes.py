@@ -37,6 +37,31 @@ class Scale(nnx.Module):
         self.layers = nnx.List([nnx.Param(jnp.ones(2))])
 
 
+DENSE: Final = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+
+
+class Layers(flax.linen.Module):
+    """Its layer is below a name, and its averages are a collection of their own."""
+
+    @flax.linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`y` of `x`."""
+        return flax.linen.BatchNorm(use_running_average=True)(flax.linen.Dense(2)(x))  # type: ignore[no-any-return]
+
+
+def variables_of(module: flax.linen.Module) -> Any:
+    return module.init(jax.random.key(0), jnp.ones((1, 2)))
+
+
+def linen(module: flax.linen.Module, params: Any, *, wrapped: bool = False) -> Model:
+    """The model of a module, which is called with its params as they are or as a collection."""
+
+    def apply(params: Any, inputs: Any) -> Any:
+        return {"y": module.apply({"params": params} if wrapped else params, inputs["x"])}
+
+    return applied(apply, params)
+
+
 class MLP(equinox.Module):
     """Has a function among its leaves."""
 
@@ -67,6 +92,11 @@ def keeps(x: jax.Array) -> jax.Array:
     return KEPT[0] + x
 
 
+WHOLE: Final = (
+    r"module\.apply takes all that module\.init\(\.\.\.\) returned, as \{'params': \.\.\.\}: "
+    r"give that as params and call module\.apply\(params, \.\.\.\), or give its 'params' and call "
+    r"module\.apply\(\{'params': params\}, \.\.\.\)"
+)
 MISTAKES = [
     # the weights
     pytest.param(
@@ -136,6 +166,42 @@ MISTAKES = [
         ),
         r"apply failed at .*: ApplyScopeInvalid.*; params: \{'bias', 'kernel'\}",
         id="a-level-too-few",
+    ),
+    pytest.param(
+        linen(flax.linen.Dense(2), DENSE),
+        rf"params: \{{'bias', 'kernel'\}}; {WHOLE}",
+        id="the-params-of-a-layer",
+    ),
+    pytest.param(
+        linen(Layers(), variables_of(Layers())["params"]),
+        rf"ScopeCollectionNotFound: .*; params: \{{.*\}}; {WHOLE}",
+        id="the-params-of-layers",
+    ),
+    pytest.param(
+        linen(Layers(), {"params": variables_of(Layers())["params"]}),
+        rf"ScopeCollectionNotFound: .*; params: \{{'params'\}}; {WHOLE}",
+        id="without-a-collection",
+    ),
+    pytest.param(
+        linen(Layers(), variables_of(Layers()), wrapped=True),
+        r"params: \{'batch_stats', 'params'\}; params has the level 'params' already: "
+        r"call module\.apply\(params, \.\.\.\)",
+        id="a-level-too-many",
+    ),
+    pytest.param(
+        applied(lambda params, inputs: {"y": inputs["z"] @ params}, np.ones((2, 3), np.float32)),
+        r"KeyError: 'z' \(inputs: x FP32 \[4, 2\]\); params: an array, FP32 \[2, 3\]",
+        id="params-of-one-array",
+    ),
+    pytest.param(
+        applied(lambda params, inputs: {"y": inputs["z"]}, [np.ones(3)]),
+        r"\); params: a list",
+        id="params-of-a-list",
+    ),
+    pytest.param(
+        applied(lambda params, inputs: {"y": inputs["x"].weights}, {}),
+        r"AttributeError: array has no attribute weights",
+        id="an-attribute-that-arrays-lack",
     ),
     pytest.param(
         yielding(lambda x: x if x.sum() > 0 else -x),

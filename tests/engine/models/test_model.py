@@ -127,6 +127,9 @@ def words(inputs: Any) -> Prepared:
         pytest.param(
             {"example": {"x": [[1, 2], [3]]}}, "the example is not valid: .*inhomog", id="uneven"
         ),
+        pytest.param(
+            {"example": words}, "the example is of type function, not a dict", id="function"
+        ),
         pytest.param({"example": {"x": [["a", "b"]]}}, "the example is not valid: ", id="texts"),
         pytest.param(
             {"example": {"x": [1, 2]}}, r"is not valid: x: shape \[2\] does not fit", id="no-rows"
@@ -160,6 +163,27 @@ def test_an_example_that_could_not_be_sent_is_a_mistake(
     model = puppet_model(**(hooked if "preprocess" in changes else {}) | changes)
     with pytest.raises(LoadError, match=problem):
         model.check(GRID)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"golden": lambda rng: {}}, r"golden takes \(rng\), but .* as golden\(rng, length\)"),
+        ({"golden": {"x": [1, 2]}}, "golden is of type dict, not a function"),
+        ({"edges": lambda: [{}]}, r"edges takes \(\), but it is called as edges\(length\)"),
+        (
+            {"preprocess": lambda x, y: x, "device_inputs": (LENGTHS,)},
+            r"preprocess takes \(x, y\), but it is called as preprocess\(inputs\)",
+        ),
+        (
+            {"postprocess": lambda: {"y": 1}, "device_outputs": (PUPPET_SPEC_OUT,)},
+            r"postprocess takes \(\), but it is called as postprocess\(outputs\)",
+        ),
+    ],
+)
+def test_a_function_with_other_parameters_is_named(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(LoadError, match=problem):
+        puppet_model(**changes).check(GRID)
 
 
 def test_an_example_goes_through_the_hook_as_a_request_does() -> None:

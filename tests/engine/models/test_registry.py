@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from engine.errors import ConfigError, ModelFailed
+from engine.errors import ConfigError, LoadError, ModelFailed
 from engine.models import registry as models
 from engine.models.config import ModelConfig, Source
 from engine.models.model import Model, ModelState, Prepared
@@ -99,6 +99,22 @@ def embedder(*outputs: TensorSpec, **changes: Any) -> Model:
     return puppet_model(
         inputs=(TEXT,), outputs=outputs or (VECTOR,), device_inputs=(PUPPET_SPEC_IN,), **changes
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nope:make", "host 'nope:make' cannot be imported: ModuleNotFoundError: No module named"),
+        ("tests.engine.models.test_registry:nope", "host: .*test_registry has no function 'nope'"),
+        ("tests.engine.models.test_registry", "host is '.*test_registry', not 'module:function'"),
+        (":make", "host is ':make', not 'module:function'"),
+    ],
+)
+def test_a_host_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, problem: str
+) -> None:
+    with pytest.raises(LoadError, match=problem):
+        load(monkeypatch, embedder(host=name))
 
 
 def test_token_ids_need_a_host_with_a_hook_for_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,28 @@ def test_an_unknown_url_is_404_and_names_the_nearest_routes(
     assert said.endswith(f"; this server has the models puppet; {prefix}/docs shows all routes")
 
 
+@pytest.mark.parametrize("path", ["/predict", "/infer", "/api/v1/predict", "/predict/"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_url_that_asks_for_inference_is_told_its_route(
+    serve: Serve, method: str, path: str
+) -> None:
+    served = serve(*(puppet_config(name=name, rows=(4,)) for name in ("one", "two")))
+    response = served.client.open(path, method=method, environ_overrides={"SCRIPT_NAME": "/below"})
+    assert response.status_code == 404
+    assert error_of(response) == (
+        f"{method} {path} does not exist; inference is POST /below/v2/models/one/infer; this "
+        "server has the models one, two; /below/docs shows all routes"
+    )
+
+
+def test_a_users_own_route_for_inference_is_used(served: Served) -> None:
+    @served.app.post("/predict")
+    def predict() -> str:
+        return "mine"
+
+    assert served.client.post("/predict").text == "mine"
+
+
 @pytest.mark.parametrize("path", ["/" + "x" * 5000, "/%00%ff", "/[{<(*", "/<name>"])
 def test_an_unknown_url_is_repeated_to_a_length(served: Served, path: str) -> None:
     response = served.client.get(path)
@@ -61,6 +83,8 @@ def test_with_many_models_the_answer_is_as_quick_and_names_them(serve: Serve) ->
         ("/v1/models/other:predict", 404, "inference is POST /v2/models/puppet/infer"),
         ("/v1/models/puppet/versions/1:classify", 404, "inference is POST"),
         ("/v1/models/puppet:explain", 404, "inference is POST"),
+        ("/v2/models/puppet:predict", 404, "inference is POST /v2/models/puppet/infer"),
+        ("/v2/models/puppet/versions/1:predict", 404, "inference is POST /v2/models/puppet/infer"),
         ("/predictions/puppet", 404, "inference is POST"),
         ("/invocations", 404, "inference is POST /v2/models/puppet/infer"),
         ("/v2/models/puppet/generate", 404, "inference is POST"),
