@@ -49,11 +49,11 @@ QUIET_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One load on one start of the server; ratios, and milliseconds."""
+    """One load on one start of the server; ratios, and milliseconds. None: nothing was refused."""
 
     goodput: float
     in_time: float
-    refusal_ms: float
+    refusal_ms: float | None
     probe_ms: float
     unsent: float
 
@@ -97,7 +97,7 @@ def cell(report: Report, capacity: float, probes: Probes) -> Cell:
     return Cell(
         goodput=report.goodput_per_s / capacity,
         in_time=in_time / max(1, answered + late),
-        refusal_ms=report.refused.p50_ms,
+        refusal_ms=report.refused.p50_ms if report.refused.count else None,
         probe_ms=probes.p99_ms,
         unsent=report.failures.get("unsent", 0) / max(1, ended),
     )
@@ -151,12 +151,13 @@ def measure(
 def row(name: str, key: tuple[float, int], cells: Sequence[Cell]) -> str:
     """One line of the table: the median of the rounds, and the range where it matters."""
     goodputs = sorted(one.goodput for one in cells)
+    refusals = [one.refusal_ms for one in cells if one.refusal_ms is not None]
     times, connections = key
     return (
         f"| {name} | {times:g} | {connections:,} "
         f"| {median(goodputs):.2f} ({goodputs[0]:.2f} to {goodputs[-1]:.2f}) "
         f"| {median(one.in_time for one in cells):.3f} "
-        f"| {median(one.refusal_ms for one in cells):.1f} "
+        f"| {f'{median(refusals):.1f}' if refusals else '-'} "
         f"| {median(one.probe_ms for one in cells):.0f} ({max(one.probe_ms for one in cells):.0f}) "
         f"| {median(one.unsent for one in cells):.2f} |"
     )

@@ -20,7 +20,7 @@ class Limits:
     """Of a request line and its headers."""
     max_body_bytes: int = 16 * 1024 * 1024
     head_timeout_s: float = 10.0
-    """For a whole head, from its first byte, and for a TLS handshake."""
+    """For a whole head, and for a TLS handshake: from the connection, later from its first byte."""
     body_timeout_s: float = 30.0
     """For a body. Every `min_bytes_per_s` bytes give it a second more, but never more time from now
     on than this."""
