@@ -143,9 +143,10 @@ BOMBS: Final = {
     "spaces": gzip.compress(b" " * (64 * MEGABYTE)),
 }
 TEXTS: Final = {
-    "words": b"of the people " * (230_000),
-    "one word": b"a" * (3 * MEGABYTE),
-    "accents": "é".encode() * MEGABYTE,
+    "words": b"of the people " * 70_000,
+    "one word": b"a" * (MEGABYTE - 1000),
+    "accents": "é".encode() * (MEGABYTE // 3),
+    "too long": b"of the people " * 230_000,
 }
 TEXT_BOMBS: Final = {
     name: gzip.compress(b'{"model":"encoder","input":"' + text + b'"}')
