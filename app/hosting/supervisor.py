@@ -134,12 +134,14 @@ class Supervisor:
 
     def _watch(self, engine: subprocess.Popen[bytes], up: int) -> None:
         """Until it has ended, or is killed because it is silent. A start-up may take any time."""
-        process = os.pidfd_open(engine.pid)
+        process, silent_looks = os.pidfd_open(engine.pid), 0
         try:
             while not select.select([process], [], [], WATCH_S)[0]:
                 is_up = select.select([up], [], [], 0.0)[0]
                 silent_s = time.monotonic() - BEAT.unpack_from(self._page, BEAT_AT)[0]
-                if is_up and silent_s > SILENT_S:
+                silent_looks = silent_looks + 1 if is_up and silent_s > SILENT_S else 0
+                # after a pause of the whole machine the engine seems to be silent, for one look
+                if silent_looks > 1:
                     say(f"the engine's process has been silent for {silent_s:.0f} s; it is killed")
                     engine.kill()
                     return

@@ -27,13 +27,10 @@ from engine.transport.protocol.status import StatusPage
 from engine.transport.server.channel import Channel
 from engine.transport.server.hooks import HookRunner, HookThreads
 from engine.transport.server.offers import Offers
+from engine.transport.server.reporter import Reporter
 
 log = logging.getLogger("brim.engine")
 
-IDLE_S: Final = 0.25
-"""Seconds between two beats on the status page."""
-LOADED_S: Final = 0.005
-"""Seconds between two writes of the status page while anything is queued or in flight."""
 EVENTS: Final = 64
 BROKEN_S: Final = 1.0
 """Seconds to answer what is accepted, where a start-up goes on or the engine is broken."""
@@ -61,7 +58,7 @@ class EngineServer(Observer):
         """
         self.client = make_client(self)
         self._listener = listener
-        self._page = page
+        self._reporter = Reporter(page)
         self._drain_s = drain_s
         self._epoll = select.epoll()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -70,7 +67,6 @@ class EngineServer(Observer):
         self._hooks = HookRunner(threads)
         self._greeting: set[MessageSocket] = set()
         self._end: Literal["no", "retire", "stop"] | Broken = "no"
-        self._next_write = 0.0
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -90,8 +86,11 @@ class EngineServer(Observer):
     @override
     def broken(self, model: str, reason: str) -> None:
         """Let `run` return, so that the supervisor starts another engine."""
+        self._break(f"model {model}: {reason}")
+
+    def _break(self, reason: str) -> None:
         if not isinstance(self._end, Broken):
-            self._end = Broken(f"model {model}: {reason}")
+            self._end = Broken(reason)
         os.eventfd_write(self._wakeup, 1)
 
     @property
@@ -147,7 +146,7 @@ class EngineServer(Observer):
     def _woken(self, _events: int) -> None:
         os.eventfd_read(self._wakeup)
         self._offers.extend()
-        self._next_write = 0.0
+        self._reporter.due = 0.0
 
     def _watch(self, fd: int, handler: Callable[[int], object], events: int = 0) -> None:
         self._handlers[fd] = handler
@@ -155,7 +154,7 @@ class EngineServer(Observer):
 
     def _tick(self) -> None:
         now = time.monotonic()
-        polled = self._epoll.poll(max(0.0, self._next_write - now), EVENTS)
+        polled = self._epoll.poll(max(0.0, self._reporter.due - now), EVENTS)
         if polled:
             with self.client.coalesce():
                 for fd, events in polled:
@@ -166,17 +165,11 @@ class EngineServer(Observer):
 
     def _write_page(self) -> None:
         now = time.monotonic()
-        if now < self._next_write:
+        if now < self._reporter.due:
             return
-        status = self._offers.status()
-        self._page.write(status)
-        for model in status.models:
-            if model.load.hung:
-                held_s = model.load.stalled_s
-                self.broken(model.name, f"a batch has been on the device for {held_s:.0f} s")
-        self._page.beat(now)
-        loaded = any(m.load.queued_rows or m.load.batches_in_flight for m in status.models)
-        self._next_write = now + (LOADED_S if loaded else IDLE_S)
+        hangs = self._reporter.write(self._offers.status(), now)
+        if hangs is not None:
+            self._break(hangs)
 
     # --- channels --------------------------------------------------------------------------------
 
@@ -214,7 +207,7 @@ class EngineServer(Observer):
         self._watch(fd, partial(self._guarded, channel, self._receive), both)
         self._watch(channel.request_event, partial(self._guarded, channel, self._take))
         self._offers.join(channel)
-        self._next_write = 0.0
+        self._reporter.due = 0.0
 
     def _guarded(self, channel: Channel, handler: Callable[[Channel], None], _events: int) -> None:
         """One channel's error ends this channel and no other."""
@@ -254,7 +247,7 @@ class EngineServer(Observer):
                 self._offers.count(message)
             case messages.Accept():
                 self._offers.accepted(channel, message)
-                self._next_write = 0.0
+                self._reporter.due = 0.0
             case messages.Ask():
                 content = msgspec.msgpack.encode(self._offers.snapshot(), enc_hook=_plain)
                 channel.send(messages.Answer(message.number, content))
@@ -267,7 +260,7 @@ class EngineServer(Observer):
                 self._epoll.unregister(fd)
         self._offers.leave(channel)
         channel.close()
-        self._next_write = 0.0
+        self._reporter.due = 0.0
 
 
 def _plain(value: Any) -> Any:

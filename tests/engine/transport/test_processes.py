@@ -34,7 +34,7 @@ from engine.transport.client.wakeups import Wakeups
 from engine.transport.protocol import messages
 from engine.transport.protocol.messages import MessageSocket
 from engine.transport.protocol.rings import OUTPUTS
-from engine.transport.server import engine_server
+from engine.transport.server import engine_server, reporter
 from engine.transport.server.requests import RemoteRequest
 from tests.engine.transport.conftest import MakeRig
 from tests.engine.transport.test_requests import error_of
@@ -158,6 +158,7 @@ def test_a_thread_that_dies_ends_the_engine_with_its_reason(make_rig: MakeRig) -
 def test_a_batch_that_hangs_ends_the_engine(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.hold()
     waiting = rig.submit(1.0)
+    monkeypatch.setattr(reporter, "SURE_S", 0.0)
     monkeypatch.setattr(endpoint, "STALL_S", -1000.0)  # now every batch has been there for too long
     rig.thread.join(PATIENCE_S)
     assert not rig.thread.is_alive()
@@ -278,7 +279,7 @@ def test_an_engine_that_is_silent_is_not_ready(rig: Rig, monkeypatch: pytest.Mon
 def test_the_page_is_written_while_nothing_happens(rig: Rig) -> None:
     before = rig.page.beaten_at
     rig.until(lambda: rig.page.beaten_at > before)
-    assert engine_server.IDLE_S < shared_memory_client.SILENT_S
+    assert reporter.IDLE_S < shared_memory_client.SILENT_S
 
 
 def test_a_model_that_fails_later_is_failed_everywhere(rig: Rig) -> None:
