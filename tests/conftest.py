@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,13 @@ from engine.testing import FakeClock
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+
+if sys.version_info < (3, 12):
+    # Python 3.11 loses count when two threads make syntax trees (python/cpython issue 106905). An
+    # engine's thread that prints a traceback makes them for its carets, while Flask's routes do
+    traceback._extract_caret_anchors_from_line_segment = (  # type: ignore[attr-defined]
+        lambda _segment: None
+    )
 
 DEVICE_ROOMS: Final = ("engine/compilation", "engine/models/families")
 """Folders whose tests compile and run real programs."""
