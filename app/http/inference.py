@@ -15,6 +15,7 @@ from app.http.responses.deferred import PendingAnswer
 from app.http.responses.operation import TIMEOUT_HEADER
 from app.http.responses.prepared import PreparedResponse
 from app.http.services import Services
+from app.worker.transport import ASK_AFTER_S
 from engine.api import (
     Arrays,
     DeadlineExceeded,
@@ -27,11 +28,6 @@ from engine.api import (
     TensorSpec,
     TokenIds,
 )
-
-PATIENCE_S = 0.25
-"""Seconds that a request waits under gthread before its socket is watched: a client that has closed
-its sending half gets a quick answer without the question whether it is there. One that disconnects
-meanwhile is noticed as soon as the watch begins."""
 
 WORTH_CHECKING_S: Final = 0.01
 """Seconds that a request has waited before its time is compared with that."""
@@ -98,7 +94,8 @@ class InferenceContext:
 
         def finish() -> PreparedResponse:
             try:
-                if not pending.wait(PATIENCE_S):
+                # under gthread; a client that disconnects meanwhile is noticed at once then
+                if not pending.wait(ASK_AFTER_S):
                     with disconnects.watch(client, pending.cancel, environ["SERVER_PROTOCOL"]):
                         return encode(pending, pending.result())
                 return encode(pending, pending.result())

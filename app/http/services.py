@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from flask import current_app
 
@@ -19,6 +19,7 @@ from app.settings import Limits
 from app.worker.calls.lane import LaneLoad
 from app.worker.calls.pool import Pool
 from app.worker.limits.budget import ByteBudget
+from app.worker.transport import CONTINUE
 from engine.api import EngineClient, TooManyWaiting
 
 VERSION = version("brim")
@@ -28,7 +29,6 @@ Callback: TypeAlias = Callable[[], object]
 
 _ONCE = getattr(select, "EPOLLONESHOT", 0)  # EPOLLHUP and EPOLLERR are always watched
 _HUNG_UP = getattr(select, "EPOLLRDHUP", 0) | _ONCE
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class _Watch:
     def ask(self) -> None:
         """Send what a client that is there ignores, and one that has gone answers with a reset."""
         if self.may_ask and not isinstance(self.client, ssl.SSLSocket):
-            self.client.send(_CONTINUE, socket.MSG_DONTWAIT)
+            self.client.send(CONTINUE, socket.MSG_DONTWAIT)
 
 
 def _events_of(fd: int) -> int:

@@ -26,12 +26,9 @@ from app.worker.protocol.refusals import refuse
 from app.worker.protocol.request_reader import RequestReader
 from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.suspension import Pending
-from app.worker.transport import EVENTS, Transport
+from app.worker.transport import ASK_AFTER_S, CONTINUE, EVENTS, Transport
 
 READS_IN_A_ROW: Final = 16  # of one connection, before the others are handled
-ASK_AFTER_S: Final = 0.25  # an answer that comes sooner needs no question before it
-
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection:
@@ -201,7 +198,7 @@ class Connection:
             # gunicorn would ask for the body when the application is called, which is later
             request._expected_100_continue = False
             if self._reader.fits():
-                self._write_buffer.sendall(_CONTINUE)
+                self._write_buffer.sendall(CONTINUE)
                 self._flush()
         return True
 
@@ -302,7 +299,7 @@ class Connection:
     def _ask(self) -> None:
         """Send an interim answer, which HTTP/1.1 allows: a client that has gone resets."""
         self.alarm.set(self._pending.deadline)
-        self._write_buffer.sendall(_CONTINUE)
+        self._write_buffer.sendall(CONTINUE)
         self._flush()
 
     def _resume(self) -> None:

@@ -12,6 +12,12 @@ from app.worker.protocol.write_buffer import NOT_NOW
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 """Watched once and edge-triggered: no system call per request but reading and writing."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""An interim answer. HTTP/1.1 allows it at any time, and a client that has gone resets."""
+ASK_AFTER_S: Final = 0.25
+"""Seconds after which a client that has hung up is asked so whether it is there: an answer that
+comes sooner needs no question before it."""
+
 _GONE: Final = select.EPOLLHUP | select.EPOLLERR
 _ENDED: Final = select.EPOLLRDHUP | _GONE
 

@@ -24,6 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -32,10 +33,9 @@ import numpy as np
 
 from benchmarks import soak, soak_clients
 from benchmarks.hostile.clients import KINDS, Hostile, Part
-from benchmarks.random_bert import write
+from benchmarks.random_bert import MINILM, write
 from benchmarks.servers import BIN, Server, free_port, last_lines, running
 from benchmarks.soak import Use
-from engine.models.families.bert.directory import BertShape
 from engine.models.tensors import Array
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -66,17 +66,7 @@ name = "hooked"
 factory = "hooked_model:create"
 rows = [1, 4]
 """
-SMALL: Final = BertShape(
-    vocabulary=30522,
-    positions=64,
-    token_types=2,
-    hidden=32,
-    intermediate=64,
-    layers=2,
-    heads=2,
-    activation="gelu",
-    norm_epsilon=1e-12,
-)
+SMALL: Final = replace(MINILM, positions=64, hidden=32, intermediate=64, layers=2, heads=2)
 WELL_BEHAVED: Final = {"json": 50, "binary": 40, "pipelined": 2, "chunked": 8}
 THREADS: Final = 8
 """Connections of well-behaved clients of the null model."""

@@ -22,7 +22,7 @@ from app.http.responses.deferred import PendingAnswer
 from app.http.responses.prepared import PreparedResponse
 from app.worker.calls.job import Job
 from app.worker.calls.refusal import Refusal
-from app.worker.connection import ASK_AFTER_S, Connection
+from app.worker.connection import Connection
 from app.worker.limits.bounds import Bounds
 from app.worker.limits.budget import ByteBudget
 from app.worker.limits.limits import Limits
@@ -32,6 +32,7 @@ from app.worker.protocol.cycle import App
 from app.worker.protocol.head_cache import HeadCache
 from app.worker.protocol.write_buffer import WriteBuffer
 from app.worker.suspension import EXCHANGE, Place
+from app.worker.transport import ASK_AFTER_S
 from app.worker.worker import BrimWorker
 from engine.testing import FakeClock
 from tests.app.conftest import PATIENCE_S
